@@ -1,0 +1,22 @@
+//! The rules of ELAOMS without any I/O: who a caller is, what a call says,
+//! what is remembered of it, and what an agent says next time.
+//!
+//! Nothing below this module reads a clock, a file, the network or the
+//! environment: time comes in as an argument, results go out as values. That
+//! is what lets every rule be tested directly.
+
+pub mod agent_profile;
+pub mod backoff;
+pub mod breaker;
+pub mod call_event;
+pub mod caller_id;
+pub mod envelope;
+pub mod greeting;
+pub mod ids;
+pub mod learning;
+pub mod memory;
+pub mod name;
+pub mod personalization;
+pub mod profile;
+pub mod prompt;
+pub mod search;

@@ -1,0 +1,412 @@
+//! What ElevenLabs sends after a call, read leniently.
+//!
+//! The sender is authenticated before anything here runs, so nothing is
+//! refused for its shape: any field may be missing, null or of another type
+//! and then counts as absent. Only an event whose type or conversation cannot
+//! be told at all is an error, and the caller of this module keeps its body
+//! as a dead letter.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::caller_id::CallerId;
+use super::ids::{AgentId, ConversationId};
+
+/// One authenticated post-call event.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CallEvent {
+    /// `post_call_transcription`: a call has ended and was transcribed.
+    Transcription(Call),
+    /// `post_call_audio`: the recording; its audio travels beside the event.
+    Audio(EventKey),
+    /// `call_initiation_failure`: an outbound call that never connected.
+    InitiationFailure(EventKey),
+}
+
+/// What identifies an event: its kind, conversation and agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventKey {
+    /// What the event tells.
+    pub kind: EventKind,
+    /// The conversation it tells it of.
+    pub conversation_id: ConversationId,
+    /// The agent, where the event names one.
+    pub agent_id: Option<AgentId>,
+}
+
+/// The event types of ElevenLabs' post-call webhook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EventKind {
+    /// `post_call_transcription`
+    Transcription,
+    /// `post_call_audio`
+    Audio,
+    /// `call_initiation_failure`
+    InitiationFailure,
+}
+
+impl EventKind {
+    /// The name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Transcription => "post_call_transcription",
+            Self::Audio => "post_call_audio",
+            Self::InitiationFailure => "call_initiation_failure",
+        }
+    }
+
+    /// The kind with this name on the wire.
+    #[must_use]
+    pub fn from_wire(name: &str) -> Option<Self> {
+        [Self::Transcription, Self::Audio, Self::InitiationFailure]
+            .into_iter()
+            .find(|kind| kind.as_str() == name)
+    }
+}
+
+/// A finished call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    /// What identifies the event.
+    pub key: EventKey,
+    /// The caller, unless withheld or unknown (then nothing is learned).
+    pub caller: Option<CallerId>,
+    /// When the call started.
+    pub started_at: Timestamp,
+    /// What was said, in order, without empty turns.
+    pub turns: Vec<Turn>,
+    /// `analysis.data_collection_results` with a value.
+    pub facts: Vec<Fact>,
+}
+
+impl Call {
+    /// Whether the caller said anything from which a greeting could be made.
+    #[must_use]
+    pub fn caller_spoke(&self) -> bool {
+        self.turns
+            .iter()
+            .any(|t| t.role == Role::Caller && t.text.chars().any(char::is_alphanumeric))
+    }
+}
+
+/// Who speaks a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// ElevenLabs' `user`.
+    Caller,
+    /// Everything else.
+    Agent,
+}
+
+/// One turn of the dialogue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    /// Who speaks.
+    pub role: Role,
+    /// What is said, trimmed, never empty.
+    pub text: String,
+}
+
+/// One collected value: `analysis.data_collection_results.<key>.value`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fact {
+    /// The operator's name for it.
+    pub key: String,
+    /// A string, number or boolean.
+    pub value: Value,
+}
+
+/// An authentic body that is no event we know.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EventError {
+    /// The body is not JSON.
+    #[error("the body is not JSON: {0}")]
+    NotJson(String),
+    /// `type` is missing or unknown.
+    #[error("the event type is unknown")]
+    UnknownType,
+    /// `data.conversation_id` is missing or unusable.
+    #[error("the event names no conversation")]
+    NoConversation,
+    /// A transcription without `data.agent_id`.
+    #[error("the event names no agent")]
+    NoAgent,
+}
+
+/// Reads an event. `received_at` stands in for the start of a call whose
+/// event carries no time.
+///
+/// # Errors
+/// [`EventError`] if the type, conversation or agent cannot be told.
+pub fn parse(body: &[u8], received_at: Timestamp) -> Result<CallEvent, EventError> {
+    let root: Value =
+        serde_json::from_slice(body).map_err(|e| EventError::NotJson(e.to_string()))?;
+    let kind = root["type"]
+        .as_str()
+        .and_then(EventKind::from_wire)
+        .ok_or(EventError::UnknownType)?;
+    let data = &root["data"];
+    let key = EventKey {
+        kind,
+        conversation_id: data["conversation_id"]
+            .as_str()
+            .and_then(|id| ConversationId::parse(id).ok())
+            .ok_or(EventError::NoConversation)?,
+        agent_id: data["agent_id"]
+            .as_str()
+            .and_then(|id| AgentId::parse(id).ok()),
+    };
+    Ok(match kind {
+        EventKind::Audio => CallEvent::Audio(key),
+        EventKind::InitiationFailure => CallEvent::InitiationFailure(key),
+        EventKind::Transcription if key.agent_id.is_none() => return Err(EventError::NoAgent),
+        EventKind::Transcription => CallEvent::Transcription(Call {
+            key,
+            caller: caller_of(data),
+            started_at: unix_seconds(&data["metadata"]["start_time_unix_secs"])
+                .or_else(|| unix_seconds(&root["event_timestamp"]))
+                .unwrap_or(received_at),
+            turns: turns_of(data),
+            facts: facts_of(data),
+        }),
+    })
+}
+
+/// Which caller a call belongs to: the first of these that is present decides,
+/// even if it says that the number is withheld.
+fn caller_of(data: &Value) -> Option<CallerId> {
+    let phone = &data["metadata"]["phone_call"];
+    let variables = &data["conversation_initiation_client_data"]["dynamic_variables"];
+    let outbound = phone["direction"].as_str() == Some("outbound");
+    let variable = if outbound {
+        "system__called_number"
+    } else {
+        "system__caller_id"
+    };
+    let candidates = [
+        &phone["external_number"],
+        &variables[variable],
+        &data["metadata"]["whatsapp"]["whatsapp_user_id"],
+    ];
+    if let Some(raw) = candidates.into_iter().find_map(non_empty) {
+        return CallerId::parse(raw).ok();
+    }
+    non_empty(&data["user_id"]).and_then(CallerId::parse_unmistakable)
+}
+
+fn non_empty(value: &Value) -> Option<&str> {
+    value.as_str().map(str::trim).filter(|s| !s.is_empty())
+}
+
+fn turns_of(data: &Value) -> Vec<Turn> {
+    let Some(list) = data["transcript"].as_array() else {
+        return Vec::new();
+    };
+    list.iter()
+        .filter_map(|turn| {
+            let text = non_empty(&turn["message"])?;
+            let role = match turn["role"].as_str() {
+                Some("user") => Role::Caller,
+                _ => Role::Agent,
+            };
+            Some(Turn {
+                role,
+                text: text.to_owned(),
+            })
+        })
+        .collect()
+}
+
+fn facts_of(data: &Value) -> Vec<Fact> {
+    let Some(results) = data["analysis"]["data_collection_results"].as_object() else {
+        return Vec::new();
+    };
+    results
+        .iter()
+        .filter_map(|(key, result)| {
+            let value = match &result["value"] {
+                Value::String(text) if text.trim().is_empty() => return None,
+                value @ (Value::String(_) | Value::Number(_) | Value::Bool(_)) => value.clone(),
+                _ => return None,
+            };
+            Some(Fact {
+                key: key.clone(),
+                value,
+            })
+        })
+        .collect()
+}
+
+fn unix_seconds(value: &Value) -> Option<Timestamp> {
+    let seconds = value.as_i64().or_else(|| {
+        // Whole seconds are all we keep of a fraction.
+        #[expect(clippy::cast_possible_truncation)]
+        value.as_f64().map(|s| s as i64)
+    })?;
+    Timestamp::from_second(seconds).ok().filter(|_| seconds > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_795_341_999).unwrap()
+    }
+
+    fn event(data: Value) -> Call {
+        let mut data = data;
+        data["agent_id"] = "agent_a".into();
+        data["conversation_id"] = "conv_1".into();
+        let body = json!({"type": "post_call_transcription", "data": data}).to_string();
+        match parse(body.as_bytes(), now()).unwrap() {
+            CallEvent::Transcription(call) => call,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn caller(data: Value) -> Option<String> {
+        event(data).caller.map(|c| c.as_str().to_owned())
+    }
+
+    #[test]
+    fn the_caller_is_the_other_end_of_the_line() {
+        let variables = |v: Value| json!({"dynamic_variables": v});
+        assert_eq!(
+            caller(json!({
+                "metadata": {"phone_call": {"direction": "outbound", "external_number": "+48225550102"}},
+                "conversation_initiation_client_data": variables(json!({"system__caller_id": "+16125550000"})),
+            }))
+            .as_deref(),
+            Some("+48225550102")
+        );
+        assert_eq!(
+            caller(json!({
+                "metadata": {"phone_call": {"direction": "outbound"}},
+                "conversation_initiation_client_data":
+                    variables(json!({"system__caller_id": "+16125550000", "system__called_number": "+48225550102"})),
+            }))
+            .as_deref(),
+            Some("+48225550102")
+        );
+        assert_eq!(
+            caller(json!({"conversation_initiation_client_data": variables(json!({"system__caller_id": "+16125550101"}))})).as_deref(),
+            Some("+16125550101")
+        );
+        assert_eq!(
+            caller(json!({"metadata": {"whatsapp": {"whatsapp_user_id": "5511955550104"}}}))
+                .as_deref(),
+            Some("5511955550104")
+        );
+        assert_eq!(
+            caller(json!({"user_id": "+16125550101"})).as_deref(),
+            Some("+16125550101")
+        );
+        assert_eq!(caller(json!({"user_id": "customer 17"})), None);
+    }
+
+    #[test]
+    fn a_withheld_number_is_not_replaced_by_another_field() {
+        assert_eq!(
+            caller(json!({
+                "metadata": {"phone_call": {"external_number": "anonymous"}},
+                "user_id": "+16125550101",
+            })),
+            None
+        );
+    }
+
+    #[test]
+    fn anything_may_be_null_or_of_another_type() {
+        let call = event(json!({
+            "transcript": [null, 7, {"role": "user", "message": null}, {"role": "user", "message": " Hi "}],
+            "analysis": {"data_collection_results": {"a": null, "b": {"value": null}, "c": {"value": true}, "d": {"value": " "}}},
+            "metadata": {"start_time_unix_secs": "soon", "error": "text", "phone_call": []},
+        }));
+        assert_eq!(
+            call.turns,
+            [Turn {
+                role: Role::Caller,
+                text: "Hi".into()
+            }]
+        );
+        assert_eq!(
+            call.facts,
+            [Fact {
+                key: "c".into(),
+                value: true.into()
+            }]
+        );
+        assert_eq!(call.started_at, now());
+    }
+
+    #[test]
+    fn what_is_no_event_says_why() {
+        let why = |body: &str| parse(body.as_bytes(), now()).unwrap_err();
+        assert!(matches!(why("{"), EventError::NotJson(_)));
+        assert_eq!(why("[]"), EventError::UnknownType);
+        assert_eq!(
+            why(r#"{"type":"nonsense","data":{}}"#),
+            EventError::UnknownType
+        );
+        assert_eq!(
+            why(r#"{"type":"post_call_audio","data":{}}"#),
+            EventError::NoConversation
+        );
+        assert_eq!(
+            why(r#"{"type":"post_call_transcription","data":{"conversation_id":"c"}}"#),
+            EventError::NoAgent
+        );
+    }
+
+    /// JSON of any shape, in which our field names turn up in any place.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let name = prop::sample::select(vec![
+            "type",
+            "data",
+            "agent_id",
+            "conversation_id",
+            "transcript",
+            "metadata",
+            "phone_call",
+            "analysis",
+            "data_collection_results",
+            "value",
+            "role",
+            "message",
+            "external_number",
+        ]);
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            Just(Value::from("post_call_transcription")),
+            "\\PC{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(6, 64, 6, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec((name.clone(), inner), 0..6)
+                    .prop_map(|pairs| pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_shape_of_data_is_refused(data in any_json(), extra in any_json()) {
+            let mut body = json!({"type": "post_call_transcription", "data": data, "extra": extra});
+            if body["data"].is_object() {
+                body["data"]["conversation_id"] = "conv_x".into();
+                body["data"]["agent_id"] = "agent_x".into();
+                prop_assert!(parse(body.to_string().as_bytes(), now()).is_ok());
+            } else {
+                prop_assert!(parse(body.to_string().as_bytes(), now()).is_err());
+            }
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! The next greeting: what a language model may answer, and what of it is kept.
+//!
+//! A model's output is spoken to a person and stored for good, so it is
+//! checked as input from outside: types, lengths, characters, enums.
+
+use serde_json::Value;
+
+use super::name::CallerName;
+
+/// Longest greeting, in words (design, "The prompt").
+pub const MAX_GREETING_WORDS: usize = 30;
+/// Longest greeting, in characters: thirty long words.
+const MAX_GREETING_CHARS: usize = 300;
+/// Longest summary kept, in characters.
+const MAX_SUMMARY_CHARS: usize = 500;
+/// Most topics kept.
+const MAX_TOPICS: usize = 5;
+/// Longest topic kept, in characters.
+const MAX_TOPIC_CHARS: usize = 60;
+
+/// A caller's mood in a call. Anything else a model says is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sentiment {
+    /// "positive"
+    Positive,
+    /// "satisfied"
+    Satisfied,
+    /// "excited"
+    Excited,
+    /// "neutral"
+    Neutral,
+    /// "mixed"
+    Mixed,
+    /// "confused"
+    Confused,
+    /// "concerned"
+    Concerned,
+    /// "frustrated"
+    Frustrated,
+    /// "negative"
+    Negative,
+}
+
+impl Sentiment {
+    /// Every sentiment, in the order in which the model is offered them.
+    pub const ALL: [Self; 9] = [
+        Self::Positive,
+        Self::Satisfied,
+        Self::Excited,
+        Self::Neutral,
+        Self::Mixed,
+        Self::Confused,
+        Self::Concerned,
+        Self::Frustrated,
+        Self::Negative,
+    ];
+
+    /// The word on the wire and in the store.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Positive => "positive",
+            Self::Satisfied => "satisfied",
+            Self::Excited => "excited",
+            Self::Neutral => "neutral",
+            Self::Mixed => "mixed",
+            Self::Confused => "confused",
+            Self::Concerned => "concerned",
+            Self::Frustrated => "frustrated",
+            Self::Negative => "negative",
+        }
+    }
+
+    /// The sentiment with this name, in any case.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        let name = name.trim();
+        Self::ALL
+            .into_iter()
+            .find(|s| s.as_str().eq_ignore_ascii_case(name))
+    }
+}
+
+/// A checked answer of the model, ready to be stored.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Greeting {
+    /// What the agent says first next time; `None` if there is nothing personal to say.
+    pub next_greeting: Option<String>,
+    /// At most five topics of the call.
+    pub key_topics: Vec<String>,
+    /// The caller's mood.
+    pub sentiment: Option<Sentiment>,
+    /// The call in a sentence or two.
+    pub conversation_summary: Option<String>,
+    /// The caller's name, not yet checked against what the caller said.
+    pub caller_name: Option<CallerName>,
+}
+
+/// Why an answer cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum GreetingError {
+    /// The text is not a JSON object.
+    #[error("the answer is not a JSON object")]
+    NotAnObject,
+    /// `next_greeting` is missing, or neither text nor null.
+    #[error("next_greeting is neither text nor null")]
+    NoGreeting,
+    /// The greeting holds braces or control characters.
+    #[error("the greeting holds braces or control characters")]
+    Unspeakable,
+    /// The greeting has no sentence within [`MAX_GREETING_WORDS`] words.
+    #[error("the greeting is longer than {MAX_GREETING_WORDS} words")]
+    TooLong,
+}
+
+impl Greeting {
+    /// Checks the model's answer. A greeting that cannot be spoken makes the
+    /// whole answer unusable; a topic, mood or summary that fails its check is
+    /// left out.
+    ///
+    /// # Errors
+    /// [`GreetingError`] as said there.
+    pub fn from_answer(answer: &str) -> Result<Self, GreetingError> {
+        let value: Value =
+            serde_json::from_str(unfenced(answer)).map_err(|_| GreetingError::NotAnObject)?;
+        let object = value.as_object().ok_or(GreetingError::NotAnObject)?;
+        let next_greeting = match object.get("next_greeting") {
+            Some(Value::Null) => None,
+            Some(Value::String(text)) if text.trim().is_empty() => None,
+            Some(Value::String(text)) => Some(speakable(text)?),
+            _ => return Err(GreetingError::NoGreeting),
+        };
+        let text = |key: &str, limit| {
+            let text = object.get(key)?.as_str()?;
+            clean(text, limit)
+        };
+        Ok(Self {
+            next_greeting,
+            key_topics: topics(object.get("key_topics")),
+            sentiment: object
+                .get("sentiment")
+                .and_then(Value::as_str)
+                .and_then(Sentiment::from_name),
+            conversation_summary: text("conversation_summary", MAX_SUMMARY_CHARS),
+            caller_name: object
+                .get("caller_name")
+                .and_then(Value::as_str)
+                .and_then(|n| CallerName::parse(n).ok()),
+        })
+    }
+}
+
+/// Some compatible servers wrap their JSON in a Markdown fence.
+fn unfenced(answer: &str) -> &str {
+    let text = answer.trim();
+    text.strip_prefix("```json")
+        .or_else(|| text.strip_prefix("```"))
+        .and_then(|t| t.strip_suffix("```"))
+        .map_or(text, str::trim)
+}
+
+fn speakable(text: &str) -> Result<String, GreetingError> {
+    if text.contains(['{', '}']) || text.chars().any(|c| c.is_control() && !c.is_whitespace()) {
+        return Err(GreetingError::Unspeakable);
+    }
+    // Text-to-speech reads an ellipsis as a long silence.
+    let text = text.replace('…', "...");
+    let mut greeting = String::with_capacity(text.len());
+    for word in text.split_whitespace() {
+        if !greeting.is_empty() {
+            greeting.push(' ');
+        }
+        let core = word.trim_end_matches('.');
+        let ellipsis = word.len() - core.len() > 1;
+        greeting.push_str(if ellipsis { core } else { word });
+        if ellipsis && !core.is_empty() {
+            greeting.push('.');
+        }
+    }
+    let greeting = greeting.replace("...", " ");
+    within_limits(greeting.trim())
+}
+
+/// Models miscount: a greeting that runs over is cut after its last whole
+/// sentence that fits, and refused if there is none.
+fn within_limits(greeting: &str) -> Result<String, GreetingError> {
+    let fits = |s: &str| {
+        s.split_whitespace().count() <= MAX_GREETING_WORDS
+            && s.chars().count() <= MAX_GREETING_CHARS
+    };
+    if fits(greeting) {
+        return Ok(greeting.to_owned());
+    }
+    greeting
+        .char_indices()
+        .filter(|&(i, c)| {
+            let next = greeting[i + c.len_utf8()..].chars().next();
+            matches!(c, '.' | '!' | '?') && next.is_none_or(char::is_whitespace)
+        })
+        .map(|(i, c)| &greeting[..i + c.len_utf8()])
+        .take_while(|cut| fits(cut))
+        .last()
+        .map(str::to_owned)
+        .ok_or(GreetingError::TooLong)
+}
+
+/// One line without braces or control characters, or nothing.
+fn clean(text: &str, limit: usize) -> Option<String> {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.is_empty()
+        || line.contains("{{")
+        || line.contains("}}")
+        || line.contains(char::is_control)
+    {
+        return None;
+    }
+    Some(line.chars().take(limit).collect())
+}
+
+fn topics(value: Option<&Value>) -> Vec<String> {
+    let listed: Vec<&str> = match value {
+        Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).collect(),
+        Some(Value::String(text)) => text.split(',').collect(),
+        _ => Vec::new(),
+    };
+    listed
+        .into_iter()
+        .filter_map(|t| clean(t, MAX_TOPIC_CHARS))
+        .take(MAX_TOPICS)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn greeting(text: &str) -> Result<Option<String>, GreetingError> {
+        let answer = json!({"next_greeting": text}).to_string();
+        Greeting::from_answer(&answer).map(|g| g.next_greeting)
+    }
+
+    #[test]
+    fn a_good_answer_is_kept_whole() {
+        let answer = json!({
+            "next_greeting": "Hi Nora! How are the tomatoes doing?",
+            "key_topics": ["tomatoes", " raised\nbeds ", 7, ""],
+            "sentiment": "Positive", "conversation_summary": "Nora plans a bed.", "caller_name": "Nora",
+        });
+        let found = Greeting::from_answer(&format!("```json\n{answer}\n```")).unwrap();
+        assert_eq!(
+            found.next_greeting.as_deref(),
+            Some("Hi Nora! How are the tomatoes doing?")
+        );
+        assert_eq!(found.key_topics, ["tomatoes", "raised beds"]);
+        assert_eq!(found.sentiment, Some(Sentiment::Positive));
+        assert_eq!(found.caller_name.unwrap().as_str(), "Nora");
+    }
+
+    #[test]
+    fn what_cannot_be_spoken_is_refused() {
+        assert_eq!(
+            greeting("Hi {{user_name}}!"),
+            Err(GreetingError::Unspeakable)
+        );
+        assert_eq!(greeting("Hi \u{7}"), Err(GreetingError::Unspeakable));
+        assert_eq!(greeting(&"word ".repeat(31)), Err(GreetingError::TooLong));
+        assert_eq!(Greeting::from_answer("[]"), Err(GreetingError::NotAnObject));
+        assert_eq!(
+            Greeting::from_answer("Hi Nora"),
+            Err(GreetingError::NotAnObject)
+        );
+        assert_eq!(Greeting::from_answer("{}"), Err(GreetingError::NoGreeting));
+        assert_eq!(
+            Greeting::from_answer(r#"{"next_greeting":7}"#),
+            Err(GreetingError::NoGreeting)
+        );
+    }
+
+    #[test]
+    fn what_can_be_mended_is_mended() {
+        assert_eq!(
+            greeting("So, Nora... how is it?").unwrap().unwrap(),
+            "So, Nora. how is it?"
+        );
+        assert_eq!(greeting("Hi\nNora…").unwrap().unwrap(), "Hi Nora.");
+        let long = format!("Hi Nora! {}", "word ".repeat(40));
+        assert_eq!(greeting(&long).unwrap().unwrap(), "Hi Nora!");
+        assert_eq!(greeting("").unwrap(), None);
+    }
+
+    #[test]
+    fn an_unknown_mood_is_left_out() {
+        let found = Greeting::from_answer(
+            r#"{"next_greeting":null,"sentiment":"purple","key_topics":"a, b"}"#,
+        )
+        .unwrap();
+        assert_eq!(found.sentiment, None);
+        assert_eq!(found.key_topics, ["a", "b"]);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_kept_may_be_spoken(text in "\\PC{0,400}") {
+            if let Ok(Some(kept)) = greeting(&text) {
+                prop_assert!(kept.split_whitespace().count() <= MAX_GREETING_WORDS);
+                let unspeakable = kept.contains("...") || kept.contains(['{', '}', '…']);
+                prop_assert!(!unspeakable);
+                prop_assert!(!kept.chars().any(char::is_control));
+            }
+        }
+    }
+}

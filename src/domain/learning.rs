@@ -1,0 +1,44 @@
+//! What is learned from a call at once, before any greeting is made.
+
+use jiff::Timestamp;
+
+use super::call_event::Call;
+use super::caller_id::CallerId;
+use super::ids::{AgentId, ConversationId};
+use super::memory::{self, Memory};
+use super::name::{self, CallerName};
+
+/// The change that one call makes to its caller, applied exactly once per
+/// `conversation_id` however often it is asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Learning {
+    /// The unit of exactly-once.
+    pub conversation_id: ConversationId,
+    /// Whose call it was.
+    pub caller: CallerId,
+    /// With which agent.
+    pub agent: AgentId,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// The name the caller gave: in their own words, else as collected.
+    pub name: Option<CallerName>,
+    /// What is remembered of it.
+    pub memories: Vec<Memory>,
+}
+
+impl Learning {
+    /// What `call` teaches, or `None` if its caller is withheld or unknown.
+    #[must_use]
+    pub fn from_call(call: &Call) -> Option<Self> {
+        let caller = call.caller.clone()?;
+        let agent = call.key.agent_id.clone()?;
+        Some(Self {
+            conversation_id: call.key.conversation_id.clone(),
+            name: name::from_turns(&call.turns).or_else(|| name::from_facts(&call.facts)),
+            memories: memory::of_call(call, &agent),
+            started_at: call.started_at,
+            caller,
+            agent,
+        })
+    }
+}

@@ -1,0 +1,215 @@
+//! Memories: what a caller said and the facts collected of them.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::call_event::{Call, Fact, Role};
+use super::ids::{AgentId, ConversationId};
+
+/// Salience of a collected fact (design, "Learning from a call").
+pub const FACT_SALIENCE: f32 = 0.9;
+/// Salience of a caller's turn.
+pub const TURN_SALIENCE: f32 = 0.7;
+/// A turn shorter than this many characters is no memory.
+const MIN_TURN_CHARS: usize = 3;
+/// How much of the neighbouring dialogue is kept with a turn, in characters.
+const MAX_CONTEXT_CHARS: usize = 600;
+
+/// What kind of memory it is, in OpenMemory's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Sector {
+    /// A fact about the caller.
+    Semantic,
+    /// Something the caller said.
+    Episodic,
+}
+
+impl Sector {
+    /// The name on the wire and in the store.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Semantic => "semantic",
+            Self::Episodic => "episodic",
+        }
+    }
+
+    /// The sector with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Semantic, Self::Episodic]
+            .into_iter()
+            .find(|s| s.as_str() == name)
+    }
+}
+
+/// One memory of one caller.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Memory {
+    /// The agent to whom it was said; no other agent finds it.
+    pub agent: AgentId,
+    /// The call it comes from.
+    pub conversation_id: ConversationId,
+    /// Its place among the memories of that call.
+    pub ordinal: u32,
+    /// Fact or turn.
+    pub sector: Sector,
+    /// What is shown to the agent.
+    pub content: String,
+    /// What the agent said right before, searched but never shown.
+    pub before: String,
+    /// What the agent said right after, searched but never shown.
+    pub after: String,
+    /// 0 to 1; permanent, there is no decay.
+    pub salience: f32,
+    /// When the call took place.
+    pub timestamp: Timestamp,
+}
+
+/// The memories of a call: its facts, then its turns in order.
+#[must_use]
+pub fn of_call(call: &Call, agent: &AgentId) -> Vec<Memory> {
+    let memory = |sector, salience, content, before, after| Memory {
+        agent: agent.clone(),
+        conversation_id: call.key.conversation_id.clone(),
+        ordinal: 0,
+        sector,
+        content,
+        before,
+        after,
+        salience,
+        timestamp: call.started_at,
+    };
+    let facts = call.facts.iter().map(|fact| {
+        memory(
+            Sector::Semantic,
+            FACT_SALIENCE,
+            sentence(fact),
+            String::new(),
+            String::new(),
+        )
+    });
+    let turns = call.turns.iter().enumerate().filter_map(|(i, turn)| {
+        let worth = turn.role == Role::Caller
+            && turn.text.chars().count() >= MIN_TURN_CHARS
+            && turn.text.chars().any(char::is_alphanumeric);
+        worth.then(|| {
+            let before: Vec<&str> = agent_texts(call.turns[..i].iter().rev());
+            let after: Vec<&str> = agent_texts(call.turns[i + 1..].iter());
+            memory(
+                Sector::Episodic,
+                TURN_SALIENCE,
+                turn.text.clone(),
+                shorten(before.into_iter().rev()),
+                shorten(after.into_iter()),
+            )
+        })
+    });
+    (0..)
+        .zip(facts.chain(turns))
+        .map(|(ordinal, memory)| Memory { ordinal, ..memory })
+        .collect()
+}
+
+fn agent_texts<'a>(turns: impl Iterator<Item = &'a super::call_event::Turn>) -> Vec<&'a str> {
+    turns
+        .take_while(|t| t.role == Role::Agent)
+        .map(|t| t.text.as_str())
+        .collect()
+}
+
+fn shorten<'a>(texts: impl Iterator<Item = &'a str>) -> String {
+    let joined: Vec<&str> = texts.collect();
+    joined.join(" ").chars().take(MAX_CONTEXT_CHARS).collect()
+}
+
+/// A collected value as a sentence: `First Name = Nora` becomes "The caller's
+/// first name is Nora."
+fn sentence(fact: &Fact) -> String {
+    let key = readable_key(&fact.key);
+    match &fact.value {
+        Value::Bool(yes) => {
+            let answer = if *yes { "yes" } else { "no" };
+            format!("About the caller, {key}: {answer}.")
+        }
+        Value::String(text) => {
+            let text = text.trim();
+            let stop = if text.ends_with(['.', '!', '?']) {
+                ""
+            } else {
+                "."
+            };
+            format!("The caller's {key} is {text}{stop}")
+        }
+        other => format!("The caller's {key} is {other}."),
+    }
+}
+
+/// `First Name`, `first_name` and `firstName` all read "first name".
+fn readable_key(key: &str) -> String {
+    let mut words = String::with_capacity(key.len() + 4);
+    let mut previous_lower = false;
+    for c in key.chars() {
+        if c.is_uppercase() && previous_lower {
+            words.push(' ');
+        }
+        previous_lower = c.is_lowercase() || c.is_numeric();
+        words.extend(if c == '_' || c == '-' {
+            vec![' ']
+        } else {
+            c.to_lowercase().collect()
+        });
+    }
+    words.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::call_event::{CallEvent, parse};
+
+    fn memories(body: &serde_json::Value) -> Vec<Memory> {
+        let CallEvent::Transcription(call) =
+            parse(body.to_string().as_bytes(), Timestamp::UNIX_EPOCH).unwrap()
+        else {
+            panic!("no transcription")
+        };
+        of_call(&call, call.key.agent_id.as_ref().unwrap())
+    }
+
+    #[test]
+    fn facts_and_turns_become_memories_with_their_neighbours() {
+        let found = memories(&serde_json::json!({
+            "type": "post_call_transcription",
+            "data": {
+                "agent_id": "a", "conversation_id": "c",
+                "transcript": [
+                    {"role": "agent", "message": "When would you like it delivered?"},
+                    {"role": "user", "message": "Yes, on Tuesdays."},
+                    {"role": "agent", "message": "Tuesdays it is."},
+                    {"role": "user", "message": "ok"},
+                    {"role": "user", "message": "..."},
+                ],
+                "analysis": {"data_collection_results": {
+                    "firstName": {"value": "Nora"}, "wants_callback": {"value": true}, "plot-size": {"value": 24},
+                }},
+            }
+        }));
+        let contents: Vec<&str> = found.iter().map(|m| m.content.as_str()).collect();
+        assert_eq!(
+            contents,
+            [
+                "The caller's first name is Nora.",
+                "The caller's plot size is 24.",
+                "About the caller, wants callback: yes.",
+                "Yes, on Tuesdays.",
+            ]
+        );
+        let turn = &found[3];
+        assert_eq!(
+            (turn.before.as_str(), turn.after.as_str()),
+            ("When would you like it delivered?", "Tuesdays it is.")
+        );
+        assert_eq!((turn.sector, turn.ordinal), (Sector::Episodic, 3));
+    }
+}
