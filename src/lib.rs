@@ -1,3 +1,4 @@
 //! ELAOMS: the memory of voice agents that answer telephones.
-#![doc = ""]
+pub mod clients;
 pub mod domain;
+pub mod store;

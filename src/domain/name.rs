@@ -73,7 +73,7 @@ fn is_name_word(word: &str) -> bool {
     let mut letters = 0;
     for c in word.chars() {
         match c {
-            _ if c.is_alphabetic() => letters += 1,
+            _ if c.is_alphabetic() && !c.is_numeric() => letters += 1,
             '\'' | '’' | 'ʼ' | '-' | '‐' | '.' | '·' => {}
             // Marks that no composed letter exists for (Devanagari, Thai …).
             _ if unicode_normalization::char::is_combining_mark(c) => {}

@@ -1,0 +1,100 @@
+//! The wire: other people's HTTP APIs, one file each.
+//!
+//! A client makes one request and says what came of it. Waiting, repeating,
+//! caching and limiting belong to the actors.
+
+mod elevenlabs;
+mod openai;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use reqwest::Response;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+
+pub use elevenlabs::{ElevenLabs, ElevenLabsError};
+pub use openai::{OpenAi, OpenAiAnswer, OpenAiError, OpenAiOptions};
+
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An HTTP client as all our clients use it.
+///
+/// # Errors
+/// If no TLS can be set up.
+fn http_client() -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .user_agent(concat!("elaoms/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+}
+
+/// `retry-after-ms` (OpenAI) or `retry-after` in seconds or as an HTTP date.
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
+    let seconds = |s: f64| Duration::try_from_secs_f64(s).ok();
+    if let Some(millis) = text("retry-after-ms").and_then(|t| t.parse::<f64>().ok()) {
+        return seconds(millis / 1000.0);
+    }
+    let value = text(RETRY_AFTER.as_str())?;
+    if let Ok(number) = value.parse::<f64>() {
+        return seconds(number);
+    }
+    let date = jiff::fmt::rfc2822::parse(value).ok()?.timestamp();
+    Some(Duration::try_from(date.duration_since(now)).unwrap_or_default())
+}
+
+/// Reads a body, giving up past `limit` bytes.
+async fn bounded_body(mut response: Response, limit: usize) -> Result<Vec<u8>, BodyError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > limit {
+            return Err(BodyError::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+#[derive(Debug, thiserror::Error)]
+enum BodyError {
+    #[error("the answer is too large")]
+    TooLarge,
+    #[error(transparent)]
+    Http(#[from] reqwest::Error),
+}
+
+/// What went wrong on the way, without the URL (it may hold an identifier).
+fn describe(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_in_each_of_its_forms() {
+        let now = Timestamp::from_second(1_795_341_600).unwrap();
+        let check = |name: &'static str, value: &str, expected: Option<u64>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            assert_eq!(retry_after(&headers, now), expected.map(Duration::from_millis), "{value}");
+        };
+        check("retry-after", "2", Some(2_000));
+        check("retry-after", "0.5", Some(500));
+        check("retry-after-ms", "750", Some(750));
+        check("retry-after", "-3", None);
+        check("retry-after", "soon", None);
+        check("retry-after", "Sun, 22 Nov 2026 10:00:30 GMT", Some(30_000));
+        check("retry-after", "Sun, 22 Nov 2020 10:00:30 GMT", Some(0));
+    }
+}

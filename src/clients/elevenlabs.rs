@@ -1,0 +1,96 @@
+//! ElevenLabs' agent endpoint: `GET /v1/convai/agents/{agent_id}`.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+
+use super::{BodyError, bounded_body, describe, http_client, retry_after};
+use crate::domain::agent_profile::AgentProfile;
+use crate::domain::ids::AgentId;
+
+/// Longest wait for an answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest answer taken, in bytes: agents carry whole knowledge bases by reference only.
+const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
+
+/// The client.
+pub struct ElevenLabs {
+    http: reqwest::Client,
+    base_url: String,
+    api_key: SecretString,
+}
+
+/// Why a profile could not be fetched.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ElevenLabsError {
+    /// 404, or an id that cannot exist.
+    #[error("Agent not found")]
+    NotFound,
+    /// 401 or 403.
+    #[error("ElevenLabs API error: {0} - Invalid API key: check ELEVENLABS_API_KEY")]
+    InvalidKey(u16),
+    /// Any other status.
+    #[error("ElevenLabs API error: {status}")]
+    Status {
+        /// The HTTP status.
+        status: u16,
+        /// How long the server asks to wait.
+        retry_after: Option<Duration>,
+    },
+    /// The connection failed or took too long.
+    #[error("HTTP error calling the ElevenLabs API: {0}")]
+    Network(String),
+    /// 200, but no JSON object.
+    #[error("ElevenLabs API error: the answer is no agent")]
+    Unusable,
+}
+
+impl ElevenLabs {
+    /// A client for this server and key.
+    ///
+    /// # Errors
+    /// If no TLS can be set up.
+    pub fn new(base_url: String, api_key: SecretString) -> Result<Self, reqwest::Error> {
+        Ok(Self { http: http_client()?, base_url, api_key })
+    }
+
+    /// Fetches an agent's profile.
+    ///
+    /// # Errors
+    /// [`ElevenLabsError`]
+    pub async fn agent(&self, agent: &AgentId) -> Result<AgentProfile, ElevenLabsError> {
+        // The id comes from a webhook: it must not reach another path.
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+        if !agent.as_str().bytes().all(plain) {
+            return Err(ElevenLabsError::NotFound);
+        }
+        let network = |e: reqwest::Error| ElevenLabsError::Network(describe(e));
+        let response = self
+            .http
+            .get(format!("{}/v1/convai/agents/{agent}", self.base_url))
+            .timeout(TIMEOUT)
+            .header("xi-api-key", self.api_key.expose_secret())
+            .send()
+            .await
+            .map_err(network)?;
+        let retry_after = retry_after(response.headers(), Timestamp::now());
+        match response.status().as_u16() {
+            200 => {}
+            404 => return Err(ElevenLabsError::NotFound),
+            status @ (401 | 403) => return Err(ElevenLabsError::InvalidKey(status)),
+            status => return Err(ElevenLabsError::Status { status, retry_after }),
+        }
+        let body = bounded_body(response, MAX_ANSWER_BYTES).await.map_err(|e| match e {
+            BodyError::TooLarge => ElevenLabsError::Unusable,
+            BodyError::Http(e) => network(e),
+        })?;
+        let body: Value = serde_json::from_slice(&body).map_err(|_| ElevenLabsError::Unusable)?;
+        if body.is_object() {
+            Ok(AgentProfile::from_response(&body))
+        } else {
+            Err(ElevenLabsError::Unusable)
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! What is kept: two traits, because what is kept has two natures.
+//!
+//! - [`Ledger`]: the durable inbox, dead letters and agent profiles. Always a
+//!   SQL database of our own.
+//! - [`MemoryStore`]: both tiers and the memories of callers. A SQL database,
+//!   or a memory engine that the operator runs already.
+//!
+//! Learning is idempotent in the `MemoryStore` itself: a crash between the two
+//! costs a repetition, never a double count, whichever backends are combined.
+//!
+//! Nothing here knows of actors or HTTP.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::domain::agent_profile::AgentProfile;
+use crate::domain::call_event::EventKey;
+use crate::domain::caller_id::CallerId;
+use crate::domain::greeting::Greeting;
+use crate::domain::ids::{AgentId, ConversationId};
+use crate::domain::learning::Learning;
+use crate::domain::memory::Memory;
+use crate::domain::name::CallerName;
+use crate::domain::profile::{CallOrder, ConversationState, UniversalProfile};
+
+mod archive;
+mod sqlite;
+
+pub use archive::{Archive, AudioSpool};
+pub use sqlite::{SqliteDatabase, SqliteLedger, SqliteMemoryStore};
+
+/// Why the store could not do what was asked. Never holds a caller's data.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The store is down, full, locked or too slow. Trying again may help.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// What is stored cannot be read as what it should be.
+    #[error("the store holds something unreadable: {0}")]
+    Corrupt(String),
+}
+
+/// Result of a store operation.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// Identifies an event in the inbox; grows with arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventId(pub i64);
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What is still to be done with an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Tier 1, Tier 2 counts and memories. In order of arrival within a caller.
+    Learn,
+    /// The next greeting. Only the newest call of a caller and agent.
+    Greet,
+    /// The body is to be written to the archive.
+    Archive,
+}
+
+impl Stage {
+    /// Every stage, in order.
+    pub const ALL: [Self; 3] = [Self::Learn, Self::Greet, Self::Archive];
+
+    /// The name in the database.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Learn => "learn",
+            Self::Greet => "greet",
+            Self::Archive => "archive",
+        }
+    }
+}
+
+/// An event to be taken into the inbox.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// Type, conversation and agent; type and conversation make it unique.
+    pub key: EventKey,
+    /// Whose call it is; events without a caller are only archived.
+    pub caller: Option<CallerId>,
+    /// When the call started: the order of greetings.
+    pub started_at: Timestamp,
+    /// Whether a greeting is to be made from it.
+    pub greeting_wanted: bool,
+    /// When it was received.
+    pub received_at: Timestamp,
+    /// The body as received.
+    pub payload: Vec<u8>,
+}
+
+/// What became of an event that was offered to the inbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// It is new, and durable now.
+    New,
+    /// It was taken before; nothing has changed.
+    Duplicate,
+}
+
+/// An event of the inbox whose turn it is.
+#[derive(Debug, Clone)]
+pub struct InboxEvent {
+    /// Its place in the inbox.
+    pub id: EventId,
+    /// What is to be done with it.
+    pub stage: Stage,
+    /// Type, conversation and agent.
+    pub key: EventKey,
+    /// Whose call it is.
+    pub caller: Option<CallerId>,
+    /// The order of the call among its caller's calls.
+    pub order: CallOrder,
+    /// Failed tries in this stage.
+    pub attempts: u32,
+    /// When it was received.
+    pub received_at: Timestamp,
+    /// Whether its body is in the archive already.
+    pub archived: bool,
+    /// The body as received.
+    pub payload: bytes::Bytes,
+}
+
+/// How a stage of an event ended.
+#[derive(Debug, Clone)]
+pub enum Settlement {
+    /// Learned; a greeting may be due.
+    Learned {
+        /// Whether the body is in the archive now.
+        archived: bool,
+    },
+    /// The greeting is stored, or none is to be made.
+    Greeted {
+        /// Whether the body is in the archive now.
+        archived: bool,
+    },
+    /// The body is in the archive.
+    Archived,
+    /// To be tried again at `run_at`.
+    Retry {
+        /// Not before this time.
+        run_at: Timestamp,
+        /// Why it failed, without any of the caller's data.
+        error: String,
+    },
+    /// Given up; kept as a dead letter.
+    Dead {
+        /// Why, without any of the caller's data.
+        error: String,
+    },
+}
+
+/// What a settlement led to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// The stage that follows, or `None` if the event is finished.
+    pub next: Option<Stage>,
+    /// When the events were received whose greetings this one made needless.
+    pub superseded: Vec<Timestamp>,
+}
+
+/// The state of the inbox in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InboxStats {
+    /// Events with something left to do.
+    pub pending: u64,
+    /// When the oldest of them was received.
+    pub oldest: Option<Timestamp>,
+    /// Events given up or never understood.
+    pub dead_letters: u64,
+}
+
+/// A dead letter, without its body.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct DeadLetter {
+    /// Its place in the inbox.
+    pub id: i64,
+    /// The event type, or `unknown`.
+    pub kind: String,
+    /// The conversation, if it names one.
+    pub conversation_id: Option<String>,
+    /// When it was received.
+    pub received_at: Timestamp,
+    /// Failed tries.
+    pub attempts: u32,
+    /// Why it was given up.
+    pub error: String,
+}
+
+/// An agent profile as it was fetched.
+#[derive(Debug, Clone)]
+pub struct StoredAgent {
+    /// The agent.
+    pub agent: AgentId,
+    /// What ElevenLabs said of it.
+    pub profile: AgentProfile,
+    /// When.
+    pub fetched_at: Timestamp,
+}
+
+/// The inbox, dead letters and agent profiles.
+#[async_trait]
+pub trait Ledger: Send + Sync + 'static {
+    /// Takes an event. When this returns `New`, the event survives a power loss.
+    async fn accept(&self, event: NewEvent) -> Result<Accepted>;
+
+    /// Keeps an authentic body that is no event we know. Asked twice with the
+    /// same body, it keeps one.
+    async fn keep_unknown(&self, payload: Vec<u8>, reason: &str, now: Timestamp) -> Result<()>;
+
+    /// Events of `stage` whose time has come, oldest first, at most `limit`,
+    /// without those in `busy`. Of the events of one caller that are to be
+    /// learned, only the oldest.
+    async fn claim(
+        &self,
+        stage: Stage,
+        now: Timestamp,
+        limit: usize,
+        busy: Vec<EventId>,
+    ) -> Result<Vec<InboxEvent>>;
+
+    /// Ends a stage of an event. Settling an event that is finished already
+    /// changes nothing.
+    async fn settle(&self, id: EventId, stage: Stage, how: Settlement) -> Result<Settled>;
+
+    /// The state of the inbox.
+    async fn stats(&self) -> Result<InboxStats>;
+
+    /// Dead letters, newest first.
+    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>>;
+
+    /// Gives a dead letter another chance. False if there is none with this
+    /// id, or if it is of unknown type.
+    async fn revive(&self, id: EventId, now: Timestamp) -> Result<bool>;
+
+    /// Forgets finished events received before `before`. Their effects stay.
+    async fn prune(&self, before: Timestamp) -> Result<u64>;
+
+    /// Every agent profile kept.
+    async fn agents(&self) -> Result<Vec<StoredAgent>>;
+
+    /// Keeps an agent profile, replacing an earlier one.
+    async fn save_agent(&self, agent: StoredAgent) -> Result<()>;
+
+    /// Forgets an agent profile.
+    async fn forget_agent(&self, agent: &AgentId) -> Result<()>;
+
+    /// Writes something: proves that writing works.
+    async fn check_writable(&self) -> Result<()>;
+}
+
+/// What learning a call led to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Learned {
+    /// False if this conversation had been learned before.
+    pub applied: bool,
+    /// Tier 1 as it is now.
+    pub profile: UniversalProfile,
+    /// Tier 2 of the call's agent as it is now.
+    pub state: ConversationState,
+}
+
+/// A greeting to be stored.
+#[derive(Debug, Clone)]
+pub struct NewGreeting {
+    /// For whom.
+    pub caller: CallerId,
+    /// From whom.
+    pub agent: AgentId,
+    /// From which call.
+    pub conversation_id: ConversationId,
+    /// The order of that call.
+    pub order: CallOrder,
+    /// The greeting and what came with it.
+    pub greeting: Greeting,
+    /// A name that the caller was heard to say, for a profile that has none.
+    pub name: Option<CallerName>,
+}
+
+/// Both tiers after a greeting was offered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Greeted {
+    /// False if a newer call's greeting was there already.
+    pub stored: bool,
+    /// Tier 1 as it is now.
+    pub profile: UniversalProfile,
+    /// Tier 2 as it is now.
+    pub state: ConversationState,
+}
+
+/// Both tiers and the memories of callers.
+#[async_trait]
+pub trait MemoryStore: Send + Sync + 'static {
+    /// Tier 1 of a caller.
+    async fn universal_profile(&self, caller: &CallerId) -> Result<Option<UniversalProfile>>;
+
+    /// Tier 2 of a caller: one state for each agent.
+    async fn conversation_states(
+        &self,
+        caller: &CallerId,
+    ) -> Result<Vec<(AgentId, ConversationState)>>;
+
+    /// Applies a call, once for each `conversation_id`.
+    async fn learn(&self, learning: &Learning) -> Result<Learned>;
+
+    /// Stores a greeting unless that of a newer call is stored. `None` if the
+    /// caller or the state is not there (never learned).
+    async fn store_greeting(&self, greeting: &NewGreeting) -> Result<Option<Greeted>>;
+
+    /// Replaces a caller's name. `None` if there is no such caller.
+    async fn rename(
+        &self,
+        caller: &CallerId,
+        name: &CallerName,
+    ) -> Result<Option<UniversalProfile>>;
+
+    /// A caller's memories in the order in which they were learned, the newest `limit`.
+    async fn memories(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>>;
+
+    /// Writes something: proves that writing works.
+    async fn check_writable(&self) -> Result<()>;
+}

@@ -1,0 +1,277 @@
+//! The archive of transcripts and recordings:
+//! `PAYLOAD_STORAGE_PATH/<conversation_id>/<conversation_id>_transcription.json`.
+//!
+//! A file appears under its name only when it is whole and on disk: it is
+//! written beside, flushed, then renamed.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{Result, StoreError};
+use crate::domain::call_event::{EventKey, EventKind};
+
+/// Where bodies wait that are not authenticated yet.
+const INCOMING: &str = ".incoming";
+
+/// The archive folder. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Archive {
+    root: Arc<Path>,
+    next_part: Arc<AtomicU64>,
+}
+
+impl Archive {
+    /// Opens the archive, creating its folder, and removes what a killed
+    /// process left half received.
+    ///
+    /// # Errors
+    /// If the folder cannot be created or written.
+    pub fn open(root: &Path) -> Result<Self> {
+        let incoming = root.join(INCOMING);
+        create_folder(&incoming)?;
+        let archive = Self { root: root.into(), next_part: Arc::default() };
+        for entry in std::fs::read_dir(&incoming).map_err(unavailable)? {
+            let path = entry.map_err(unavailable)?.path();
+            std::fs::remove_file(path).map_err(unavailable)?;
+        }
+        Ok(archive)
+    }
+
+    fn path(&self, key: &EventKey) -> PathBuf {
+        let stem = key.conversation_id.path_stem();
+        let ending = match key.kind {
+            EventKind::Transcription => "transcription.json",
+            EventKind::InitiationFailure => "failure.json",
+            EventKind::Audio => "audio.mp3",
+        };
+        self.root.join(&stem).join(format!("{stem}_{ending}"))
+    }
+
+    /// A new file among those that are not whole yet.
+    fn part(&self) -> PathBuf {
+        let number = self.next_part.fetch_add(1, Ordering::Relaxed);
+        self.root.join(INCOMING).join(format!("{number}.part"))
+    }
+
+    /// Writes the body of an event. When this returns, the file is on disk.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub async fn store(&self, key: &EventKey, body: bytes::Bytes) -> Result<()> {
+        let (part, path) = (self.part(), self.path(key));
+        blocking(move || write_whole(&part, &path, |file| file.write_all(&body))).await
+    }
+
+    /// A place for the recording of a body that is being received.
+    ///
+    /// # Errors
+    /// If the file cannot be created.
+    pub async fn spool(&self) -> Result<AudioSpool> {
+        let path = self.part();
+        blocking(move || {
+            let file = create_file(&path)?;
+            Ok(AudioSpool { path, writer: BufWriter::new(file), length: 0 })
+        })
+        .await
+    }
+
+    /// Decodes a received recording and stores it under the event's name.
+    /// What is not base64 after all is kept as it came, as `…_audio.b64`.
+    ///
+    /// # Errors
+    /// If the file cannot be written; the spool is lost then, and the sender
+    /// has to send again.
+    pub async fn store_audio(&self, key: &EventKey, mut spool: AudioSpool) -> Result<()> {
+        let (part, path) = (self.part(), self.path(key));
+        blocking(move || {
+            spool.writer.flush()?;
+            let decoded = write_whole(&part, &path, |file| {
+                let encoded = BufReader::new(File::open(&spool.path)?);
+                decode(encoded, file)
+            });
+            match decoded {
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                    let raw = path.with_extension("b64");
+                    write_whole(&part, &raw, |file| {
+                        std::io::copy(&mut File::open(&spool.path)?, file).map(drop)
+                    })
+                }
+                other => other,
+            }
+        })
+        .await
+    }
+
+    /// Writes and removes a file.
+    ///
+    /// # Errors
+    /// If that fails.
+    pub async fn check_writable(&self) -> Result<()> {
+        let mut spool = self.spool().await?;
+        blocking(move || {
+            spool.writer.write_all(b"elaoms")?;
+            spool.writer.flush()
+        })
+        .await
+    }
+}
+
+/// A recording that is being received, still in base64. Dropping it deletes it.
+#[derive(Debug)]
+pub struct AudioSpool {
+    path: PathBuf,
+    writer: BufWriter<File>,
+    length: u64,
+}
+
+impl AudioSpool {
+    /// Appends a piece.
+    ///
+    /// # Errors
+    /// If the disk refuses it.
+    pub async fn append(mut self, piece: Vec<u8>) -> Result<Self> {
+        blocking(move || {
+            self.writer.write_all(&piece)?;
+            self.length += piece.len() as u64;
+            Ok(self)
+        })
+        .await
+    }
+
+    /// The base64 text received, for bodies that turn out to be no recording.
+    ///
+    /// # Errors
+    /// If it cannot be read back.
+    pub async fn read_back(mut self) -> Result<Vec<u8>> {
+        blocking(move || {
+            self.writer.flush()?;
+            std::fs::read(&self.path)
+        })
+        .await
+    }
+}
+
+impl Drop for AudioSpool {
+    fn drop(&mut self) {
+        // Nothing to be done about a failure here; `Archive::open` cleans up.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Decodes base64 in portions. JSON may escape the slash (`\/`).
+fn decode(mut encoded: impl Read, decoded: &mut impl Write) -> std::io::Result<()> {
+    let invalid = |e: base64::DecodeError| std::io::Error::new(std::io::ErrorKind::InvalidData, e);
+    let mut pending: Vec<u8> = Vec::with_capacity(64 * 1024);
+    let mut buffer = vec![0; 48 * 1024];
+    loop {
+        let count = encoded.read(&mut buffer)?;
+        if count == 0 {
+            break;
+        }
+        pending.extend(buffer[..count].iter().filter(|b| **b != b'\\'));
+        // Four characters are three bytes; padding may only come last.
+        let whole = pending.len().saturating_sub(4) / 4 * 4;
+        let bytes = STANDARD.decode(&pending[..whole]).map_err(invalid)?;
+        decoded.write_all(&bytes)?;
+        pending.drain(..whole);
+    }
+    decoded.write_all(&STANDARD.decode(&pending).map_err(invalid)?)
+}
+
+/// Writes `part`, then gives it its name.
+fn write_whole(
+    part: &Path,
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let mut writer = BufWriter::new(create_file(part)?);
+    let written = write(&mut writer)
+        .and_then(|()| writer.into_inner().map_err(std::io::IntoInnerError::into_error))
+        .and_then(|file| file.sync_all())
+        .and_then(|()| std::fs::rename(part, path))
+        // The name is durable only when its folder is.
+        .and_then(|()| File::open(folder)?.sync_all());
+    if written.is_err() {
+        let _ = std::fs::remove_file(part);
+    }
+    written
+}
+
+fn create_file(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+fn create_folder(path: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| {
+        StoreError::Unavailable(format!("cannot create {}: {e}", path.display()))
+    })
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
+fn unavailable(error: std::io::Error) -> StoreError {
+    StoreError::Unavailable(format!("the archive: {error}"))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| StoreError::Unavailable("the archive: a write panicked".into()))?
+        .map_err(unavailable)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::ids::ConversationId;
+
+    fn key(kind: EventKind) -> EventKey {
+        EventKey { kind, conversation_id: ConversationId::parse("conv_1").unwrap(), agent_id: None }
+    }
+
+    #[tokio::test]
+    async fn a_recording_arrives_decoded_and_the_spool_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::open(folder.path()).unwrap();
+        let spool = archive.spool().await.unwrap().append(b"SUQz".to_vec()).await.unwrap();
+        archive.store_audio(&key(EventKind::Audio), spool).await.unwrap();
+        let stored = std::fs::read(folder.path().join("conv_1/conv_1_audio.mp3")).unwrap();
+        assert_eq!(stored, b"ID3");
+        assert_eq!(std::fs::read_dir(folder.path().join(INCOMING)).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_base64_is_kept_as_it_came() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::open(folder.path()).unwrap();
+        let spool = archive.spool().await.unwrap().append(b"not base64!".to_vec()).await.unwrap();
+        archive.store_audio(&key(EventKind::Audio), spool).await.unwrap();
+        let stored = std::fs::read(folder.path().join("conv_1/conv_1_audio.b64")).unwrap();
+        assert_eq!(stored, b"not base64!");
+        assert!(!folder.path().join("conv_1/conv_1_audio.mp3").exists());
+    }
+
+    proptest! {
+        // Several portions each, so fewer cases do.
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        #[test]
+        fn decoding_in_portions_is_decoding(data in prop::collection::vec(any::<u8>(), 0..200_000)) {
+            let encoded = STANDARD.encode(&data).replace('/', "\\/");
+            let mut decoded = Vec::new();
+            decode(encoded.as_bytes(), &mut decoded).unwrap();
+            prop_assert_eq!(decoded, data);
+        }
+    }
+}

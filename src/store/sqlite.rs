@@ -1,0 +1,236 @@
+//! SQLite, the embedded default: one file, one writer, a few readers.
+//!
+//! - One writer thread owns the only connection that writes. It commits what
+//!   has queued up in one transaction (group commit), so that many calls that
+//!   end at once share one flush to disk.
+//! - `synchronous=FULL` in WAL mode: a commit survives a power loss. The 200 of
+//!   a post-call webhook promises that; `NORMAL` would not keep it.
+//! - Readers are separate connections that see the last commit and never wait
+//!   for the writer.
+
+mod ledger;
+mod memory;
+mod rows;
+mod writer;
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+pub use ledger::SqliteLedger;
+pub use memory::SqliteMemoryStore;
+
+use super::{Result, StoreError};
+use writer::Writer;
+
+/// Read connections: enough to keep a few cores busy.
+const READERS: usize = 4;
+/// How long a connection waits for another process's lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for any single operation.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Schema versions in order; `user_version` counts those applied.
+const MIGRATIONS: &[&str] = &[include_str!("sqlite/migrations/0001_initial.sql")];
+
+/// An open database. Cheap to clone.
+#[derive(Clone)]
+pub struct SqliteDatabase {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    writer: Writer,
+    readers: Mutex<Vec<Connection>>,
+    free_readers: Semaphore,
+    /// Held until the process ends: two services on one file would each hold
+    /// sessions of the same callers.
+    _lock: File,
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::Error as E;
+        match error {
+            // The message of these quotes the value, which may be a caller's.
+            E::FromSqlConversionFailure(column, ..)
+            | E::InvalidColumnType(column, ..)
+            | E::IntegralValueOutOfRange(column, _) => {
+                Self::Corrupt(format!("column {column} has an unexpected value"))
+            }
+            other => Self::Unavailable(other.to_string()),
+        }
+    }
+}
+
+impl SqliteDatabase {
+    /// Opens the database at `path`, creating and migrating it as needed.
+    ///
+    /// # Errors
+    /// If the file cannot be opened, is in use by another process, or was made
+    /// by a newer version.
+    pub fn open(path: &Path) -> Result<Self> {
+        let unavailable =
+            |what: &str, e: &dyn std::fmt::Display| StoreError::Unavailable(format!("{what}: {e}"));
+        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            // Callers' data: for the service's own user only.
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(parent)
+                .map_err(|e| unavailable(&format!("cannot create {}", parent.display()), &e))?;
+        }
+        let lock_path = sibling(path, ".lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(|e| unavailable(&format!("cannot open {}", lock_path.display()), &e))?;
+        lock.try_lock().map_err(|_| {
+            StoreError::Unavailable(format!("{} is in use by another process", path.display()))
+        })?;
+
+        let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        migrate(&mut connection)?;
+
+        let readers = (0..READERS)
+            .map(|_| connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                writer: Writer::start(connection)?,
+                readers: Mutex::new(readers),
+                free_readers: Semaphore::new(READERS),
+                _lock: lock,
+            }),
+        })
+    }
+
+    /// Runs `work` in the next transaction; returns once that is on disk.
+    async fn write<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        timeout(OPERATION_TIMEOUT, self.inner.writer.run(work))
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("writing took too long".into())))
+    }
+
+    /// Runs `work` on a read connection.
+    async fn read<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let inner = Arc::clone(&self.inner);
+        let reading = async move {
+            let permit = Semaphore::acquire(&inner.free_readers)
+                .await
+                .map_err(|_| StoreError::Unavailable("the database is closed".into()))?;
+            // The permit guarantees a connection, unless a reader panicked.
+            let connection = inner.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let connection = connection
+                .ok_or_else(|| StoreError::Unavailable("no read connection is left".into()))?;
+            let (connection, result) = tokio::task::spawn_blocking(move || {
+                let result = work(&connection);
+                (connection, result)
+            })
+            .await
+            .map_err(|_| StoreError::Unavailable("a read panicked".into()))?;
+            inner.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            drop(permit);
+            result
+        };
+        // On its own task: a caller that gives up must not lose the connection.
+        timeout(OPERATION_TIMEOUT, tokio::spawn(reading))
+            .await
+            .map_err(|_| StoreError::Unavailable("reading took too long".into()))?
+            .map_err(|_| StoreError::Unavailable("a read panicked".into()))?
+    }
+
+    /// Writes a row: proves that the disk takes it.
+    async fn check_writable(&self) -> Result<()> {
+        self.write(|connection| {
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO heartbeat (id, at) VALUES (1, unixepoch())")?
+                .execute([])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Finishes what is queued, folds the log into the database file and
+    /// stops the writer. Later operations fail.
+    pub async fn close(&self) {
+        self.inner.free_readers.close();
+        self.inner.writer.close().await;
+    }
+}
+
+fn sibling(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+        .map_err(|e| StoreError::Unavailable(format!("cannot open {}: {e}", path.display())))?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+fn migrate(connection: &mut Connection) -> Result<()> {
+    let version: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let applied = version as usize;
+    if applied > MIGRATIONS.len() {
+        return Err(StoreError::Unavailable(format!(
+            "the database has schema version {applied}, this program knows {} and older",
+            MIGRATIONS.len()
+        )));
+    }
+    for (version, script) in (1..).zip(MIGRATIONS).skip(applied) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(script)?;
+        transaction.pragma_update(None, "user_version", version)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_opens_once_migrates_and_refuses_the_future() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/elaoms.db");
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let database = SqliteDatabase::open(&path).unwrap();
+        let second = SqliteDatabase::open(&path).err().unwrap();
+        assert!(second.to_string().contains("in use"), "{second}");
+        runtime.block_on(database.close());
+        drop(database);
+
+        let again = SqliteDatabase::open(&path).unwrap();
+        runtime.block_on(async {
+            again.write(|c| Ok(c.pragma_update(None, "user_version", 99)?)).await.unwrap();
+            again.close().await;
+        });
+        drop(again);
+        let newer = SqliteDatabase::open(&path).err().unwrap();
+        assert!(newer.to_string().contains("schema version 99"), "{newer}");
+    }
+}

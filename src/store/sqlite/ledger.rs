@@ -1,0 +1,381 @@
+//! The inbox, dead letters and agent profiles in SQLite.
+//!
+//! Of one caller's events that are still to be learned, the oldest is `ready`
+//! and the others are `queued` behind it; learning one makes the next ready,
+//! in the same transaction. So finding work never scans the backlog.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use rusqlite::{Connection, Row, named_params, params};
+use sha2::{Digest, Sha256};
+
+use super::SqliteDatabase;
+use super::rows::{self, first, millis, query, unreadable};
+use crate::domain::agent_profile::AgentProfile;
+use crate::domain::ids::AgentId;
+use crate::domain::profile::CallOrder;
+use crate::store::{
+    Accepted, DeadLetter, EventId, InboxEvent, InboxStats, Ledger, NewEvent, Result, Settled,
+    Settlement, Stage, StoreError, StoredAgent,
+};
+
+/// [`Ledger`] on SQLite.
+#[derive(Clone)]
+pub struct SqliteLedger(SqliteDatabase);
+
+impl SqliteLedger {
+    /// The ledger in this database.
+    #[must_use]
+    pub fn new(database: SqliteDatabase) -> Self {
+        Self(database)
+    }
+}
+
+#[async_trait]
+impl Ledger for SqliteLedger {
+    async fn accept(&self, event: NewEvent) -> Result<Accepted> {
+        self.0.write(move |db| accept(db, &event)).await
+    }
+
+    async fn keep_unknown(&self, payload: Vec<u8>, reason: &str, now: Timestamp) -> Result<()> {
+        let reason = reason.to_owned();
+        self.0
+            .write(move |db| {
+                let key = format!("unknown {}", hex::encode(Sha256::digest(&payload)));
+                db.prepare_cached(
+                    "INSERT INTO inbox (event_key, kind, started_at, greeting_wanted, stage, state, run_at,
+                         received_at, last_error, payload)
+                     VALUES (?1, 'unknown', ?2, 0, 'archive', 'dead', ?2, ?2, ?3, ?4)
+                     ON CONFLICT DO NOTHING",
+                )?
+                .execute(params![key, millis(now), reason, payload])?;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn claim(
+        &self,
+        stage: Stage,
+        now: Timestamp,
+        limit: usize,
+        busy: Vec<EventId>,
+    ) -> Result<Vec<InboxEvent>> {
+        self.0.read(move |db| claim(db, stage, now, limit, &busy)).await
+    }
+
+    async fn settle(&self, id: EventId, stage: Stage, how: Settlement) -> Result<Settled> {
+        self.0.write(move |db| settle(db, id, stage, &how)).await
+    }
+
+    async fn stats(&self) -> Result<InboxStats> {
+        self.0
+            .read(|db| {
+                let sql = "SELECT
+                        (SELECT count(*) FROM inbox WHERE state IN ('queued', 'ready')) AS pending,
+                        (SELECT min(received_at) FROM inbox WHERE state IN ('queued', 'ready')) AS oldest,
+                        (SELECT count(*) FROM inbox WHERE state = 'dead') AS dead";
+                let stats = first(db, sql, [], |row| {
+                    let oldest: Option<i64> = row.get("oldest")?;
+                    Ok(InboxStats {
+                        pending: count(row, "pending")?,
+                        oldest: oldest.map(|_| rows::time(row, "oldest")).transpose()?,
+                        dead_letters: count(row, "dead")?,
+                    })
+                })?;
+                Ok(stats.unwrap_or_default())
+            })
+            .await
+    }
+
+    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.0
+            .read(move |db| {
+                let sql = "SELECT * FROM inbox WHERE state = 'dead' ORDER BY id DESC LIMIT ?1";
+                query(db, sql, [limit], |row| {
+                    Ok(DeadLetter {
+                        id: row.get("id")?,
+                        kind: row.get("kind")?,
+                        conversation_id: row.get("conversation_id")?,
+                        received_at: rows::time(row, "received_at")?,
+                        attempts: row.get("attempts")?,
+                        error: row.get::<_, Option<String>>("last_error")?.unwrap_or_default(),
+                    })
+                })
+            })
+            .await
+    }
+
+    async fn revive(&self, id: EventId, now: Timestamp) -> Result<bool> {
+        self.0.write(move |db| revive(db, id, now)).await
+    }
+
+    async fn prune(&self, before: Timestamp) -> Result<u64> {
+        self.0
+            .write(move |db| {
+                // In portions: the writer is not to be held up for long.
+                let sql = "DELETE FROM inbox WHERE id IN
+                    (SELECT id FROM inbox WHERE state = 'done' AND received_at < ?1 LIMIT 1000)";
+                Ok(db.prepare_cached(sql)?.execute([millis(before)])? as u64)
+            })
+            .await
+    }
+
+    async fn agents(&self) -> Result<Vec<StoredAgent>> {
+        self.0
+            .read(|db| {
+                query(db, "SELECT * FROM agent_profiles", [], |row| {
+                    let profile: String = row.get("profile")?;
+                    let profile: AgentProfile =
+                        serde_json::from_str(&profile).map_err(|_| unreadable("profile"))?;
+                    Ok(StoredAgent {
+                        agent: rows::agent(row)?,
+                        profile,
+                        fetched_at: rows::time(row, "fetched_at")?,
+                    })
+                })
+            })
+            .await
+    }
+
+    async fn save_agent(&self, stored: StoredAgent) -> Result<()> {
+        self.0
+            .write(move |db| {
+                let profile = serde_json::to_string(&stored.profile)
+                    .map_err(|e| StoreError::Corrupt(e.to_string()))?;
+                db.prepare_cached(
+                    "INSERT OR REPLACE INTO agent_profiles (agent, profile, fetched_at) VALUES (?1, ?2, ?3)",
+                )?
+                .execute(params![stored.agent.as_str(), profile, millis(stored.fetched_at)])?;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn forget_agent(&self, agent: &AgentId) -> Result<()> {
+        let agent = agent.clone();
+        self.0
+            .write(move |db| {
+                db.prepare_cached("DELETE FROM agent_profiles WHERE agent = ?1")?
+                    .execute([agent.as_str()])?;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn check_writable(&self) -> Result<()> {
+        self.0.check_writable().await
+    }
+}
+
+fn count(row: &Row<'_>, column: &str) -> Result<u64> {
+    let count: i64 = row.get(column)?;
+    u64::try_from(count).map_err(|_| unreadable(column))
+}
+
+fn accept(db: &Connection, event: &NewEvent) -> Result<Accepted> {
+    let caller = event.caller.as_ref().map(crate::domain::caller_id::CallerId::as_str);
+    // Without a caller there is nothing to learn.
+    let stage = if caller.is_some() { Stage::Learn } else { Stage::Archive };
+    let inserted = db
+        .prepare_cached(
+            "INSERT INTO inbox (event_key, kind, conversation_id, agent, caller, started_at,
+                 greeting_wanted, stage, state, run_at, received_at, payload)
+             VALUES (:event_key, :kind, :conversation, :agent, :caller, :started_at, :greeting, :stage,
+                 CASE WHEN :stage = 'learn' AND EXISTS (
+                     SELECT 1 FROM inbox WHERE caller = :caller AND stage = 'learn'
+                         AND state IN ('queued', 'ready'))
+                 THEN 'queued' ELSE 'ready' END,
+                 :received_at, :received_at, :payload)
+             ON CONFLICT (event_key) DO NOTHING",
+        )?
+        .execute(named_params! {
+            ":event_key": format!("{} {}", event.key.kind.as_str(), event.key.conversation_id),
+            ":kind": event.key.kind.as_str(),
+            ":conversation": event.key.conversation_id.as_str(),
+            ":agent": event.key.agent_id.as_ref().map(AgentId::as_str),
+            ":caller": caller,
+            ":started_at": millis(event.started_at),
+            ":greeting": event.greeting_wanted,
+            ":stage": stage.as_str(),
+            ":received_at": millis(event.received_at),
+            ":payload": event.payload,
+        })?;
+    Ok(if inserted == 1 { Accepted::New } else { Accepted::Duplicate })
+}
+
+fn claim(
+    db: &Connection,
+    stage: Stage,
+    now: Timestamp,
+    limit: usize,
+    busy: &[EventId],
+) -> Result<Vec<InboxEvent>> {
+    let sql = "SELECT id FROM inbox WHERE state = 'ready' AND stage = ?1 AND run_at <= ?2
+               ORDER BY run_at, id LIMIT ?3";
+    let most = i64::try_from(limit.saturating_add(busy.len())).unwrap_or(i64::MAX);
+    let due = query(db, sql, params![stage.as_str(), millis(now), most], |row| Ok(EventId(row.get("id")?)))?;
+    due.into_iter()
+        .filter(|id| !busy.contains(id))
+        .take(limit)
+        .map(|id| {
+            let event = first(db, "SELECT * FROM inbox WHERE id = ?1", [id.0], |row| inbox_event(row, stage))?;
+            event.ok_or_else(|| StoreError::Corrupt("an event vanished while it was read".into()))
+        })
+        .collect()
+}
+
+fn inbox_event(row: &Row<'_>, stage: Stage) -> Result<InboxEvent> {
+    let id: i64 = row.get("id")?;
+    let caller: Option<String> = row.get("caller")?;
+    let payload: Option<Vec<u8>> = row.get("payload")?;
+    Ok(InboxEvent {
+        id: EventId(id),
+        stage,
+        key: rows::event_key(row)?,
+        caller: caller.map(|_| rows::caller(row)).transpose()?,
+        order: CallOrder { started_at: rows::time(row, "started_at")?, arrival: id },
+        attempts: row.get("attempts")?,
+        received_at: rows::time(row, "received_at")?,
+        archived: row.get("archived")?,
+        payload: payload.unwrap_or_default().into(),
+    })
+}
+
+/// What settling needs to know of an event.
+struct Settling {
+    caller: Option<String>,
+    agent: Option<String>,
+    started_at: i64,
+    greeting_wanted: bool,
+}
+
+fn settle(db: &Connection, id: EventId, stage: Stage, how: &Settlement) -> Result<Settled> {
+    let sql = "SELECT caller, agent, started_at, greeting_wanted FROM inbox
+               WHERE id = ?1 AND stage = ?2 AND state = 'ready'";
+    let event = first(db, sql, params![id.0, stage.as_str()], |row| {
+        Ok(Settling {
+            caller: row.get("caller")?,
+            agent: row.get("agent")?,
+            started_at: row.get("started_at")?,
+            greeting_wanted: row.get("greeting_wanted")?,
+        })
+    })?;
+    let Some(event) = event else {
+        return Ok(Settled::default());
+    };
+    let mut settled = Settled::default();
+    match how {
+        Settlement::Learned { archived } => {
+            promote_next(db, id, &event)?;
+            let greet = event.greeting_wanted && !newer_call_waits(db, id, &event)?;
+            if greet {
+                settled.superseded = supersede_older(db, id, &event)?;
+            }
+            settled.next = advance(db, id, greet, *archived)?;
+        }
+        Settlement::Greeted { archived } => settled.next = advance(db, id, false, *archived)?,
+        Settlement::Archived => settled.next = advance(db, id, false, true)?,
+        Settlement::Retry { run_at, error } => {
+            db.prepare_cached(
+                "UPDATE inbox SET attempts = attempts + 1, run_at = ?2, last_error = ?3 WHERE id = ?1",
+            )?
+            .execute(params![id.0, millis(*run_at), error])?;
+            settled.next = Some(stage);
+        }
+        Settlement::Dead { error } => {
+            if stage == Stage::Learn {
+                promote_next(db, id, &event)?;
+            }
+            db.prepare_cached(
+                "UPDATE inbox SET attempts = attempts + 1, state = 'dead', last_error = ?2 WHERE id = ?1",
+            )?
+            .execute(params![id.0, error])?;
+        }
+    }
+    Ok(settled)
+}
+
+/// Moves an event to its next stage, or ends it and drops its body.
+fn advance(db: &Connection, id: EventId, greet: bool, archived: bool) -> Result<Option<Stage>> {
+    let next = match (greet, archived) {
+        (true, _) => Some(Stage::Greet),
+        (false, false) => Some(Stage::Archive),
+        (false, true) => None,
+    };
+    if let Some(stage) = next {
+        db.prepare_cached(
+            "UPDATE inbox SET stage = ?2, attempts = 0, last_error = NULL, run_at = received_at,
+                 archived = archived OR ?3 WHERE id = ?1",
+        )?
+        .execute(params![id.0, stage.as_str(), archived])?;
+    } else {
+        db.prepare_cached(
+            "UPDATE inbox SET state = 'done', archived = 1, last_error = NULL, payload = NULL WHERE id = ?1",
+        )?
+        .execute([id.0])?;
+    }
+    Ok(next)
+}
+
+fn promote_next(db: &Connection, id: EventId, event: &Settling) -> Result<()> {
+    db.prepare_cached(
+        "UPDATE inbox SET state = 'ready' WHERE state = 'queued' AND id =
+             (SELECT min(id) FROM inbox WHERE caller = ?1 AND stage = 'learn'
+                  AND state IN ('queued', 'ready') AND id <> ?2)",
+    )?
+    .execute(params![event.caller, id.0])?;
+    Ok(())
+}
+
+/// Whether a newer call of the same caller and agent is still to be learned
+/// or greeted: then only that one's greeting is made.
+fn newer_call_waits(db: &Connection, id: EventId, event: &Settling) -> Result<bool> {
+    let found = first(
+        db,
+        "SELECT 1 FROM inbox
+         WHERE caller = ?1 AND agent = ?2 AND greeting_wanted AND (started_at, id) > (?3, ?4)
+             AND ((stage = 'learn' AND state IN ('queued', 'ready')) OR (stage = 'greet' AND state = 'ready'))
+         LIMIT 1",
+        params![event.caller, event.agent, event.started_at, id.0],
+        |_| Ok(()),
+    )?;
+    Ok(found.is_some())
+}
+
+fn supersede_older(db: &Connection, id: EventId, event: &Settling) -> Result<Vec<Timestamp>> {
+    let older = query(
+        db,
+        "SELECT id, received_at, archived FROM inbox
+         WHERE caller = ?1 AND agent = ?2 AND stage = 'greet' AND state = 'ready'
+             AND (started_at, id) < (?3, ?4)",
+        params![event.caller, event.agent, event.started_at, id.0],
+        |row| {
+            let archived: bool = row.get("archived")?;
+            Ok((EventId(row.get("id")?), rows::time(row, "received_at")?, archived))
+        },
+    )?;
+    older
+        .into_iter()
+        .map(|(older, received_at, archived)| {
+            advance(db, older, false, archived)?;
+            Ok(received_at)
+        })
+        .collect()
+}
+
+fn revive(db: &Connection, id: EventId, now: Timestamp) -> Result<bool> {
+    // Back in its place in the order: behind a call that is being learned now.
+    let revived = db
+        .prepare_cached(
+            "UPDATE inbox SET attempts = 0, run_at = ?2, received_at = ?2, state =
+                 CASE WHEN stage = 'learn' AND EXISTS (
+                     SELECT 1 FROM inbox other WHERE other.caller = inbox.caller AND other.stage = 'learn'
+                         AND other.state IN ('queued', 'ready'))
+                 THEN 'queued' ELSE 'ready' END
+             WHERE id = ?1 AND state = 'dead' AND kind <> 'unknown'",
+        )?
+        .execute(params![id.0, millis(now)])?;
+    Ok(revived == 1)
+}

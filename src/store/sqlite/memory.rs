@@ -1,0 +1,209 @@
+//! Both tiers and the memories in SQLite.
+
+use async_trait::async_trait;
+use rusqlite::{Connection, named_params, params};
+
+use super::SqliteDatabase;
+use super::rows::{self, first, millis, query};
+use crate::domain::caller_id::CallerId;
+use crate::domain::ids::AgentId;
+use crate::domain::learning::Learning;
+use crate::domain::memory::Memory;
+use crate::domain::name::CallerName;
+use crate::domain::profile::{ConversationState, UniversalProfile};
+use crate::store::{Greeted, Learned, MemoryStore, NewGreeting, Result, StoreError};
+
+/// [`MemoryStore`] on SQLite.
+#[derive(Clone)]
+pub struct SqliteMemoryStore(SqliteDatabase);
+
+impl SqliteMemoryStore {
+    /// The memory store in this database.
+    #[must_use]
+    pub fn new(database: SqliteDatabase) -> Self {
+        Self(database)
+    }
+}
+
+#[async_trait]
+impl MemoryStore for SqliteMemoryStore {
+    async fn universal_profile(&self, caller: &CallerId) -> Result<Option<UniversalProfile>> {
+        let caller = caller.clone();
+        self.0.read(move |db| profile_of(db, &caller)).await
+    }
+
+    async fn conversation_states(
+        &self,
+        caller: &CallerId,
+    ) -> Result<Vec<(AgentId, ConversationState)>> {
+        let caller = caller.clone();
+        self.0
+            .read(move |db| {
+                query(db, "SELECT * FROM conversation_states WHERE caller = ?1", [caller.as_str()], |row| {
+                    Ok((rows::agent(row)?, rows::state(row)?))
+                })
+            })
+            .await
+    }
+
+    async fn learn(&self, learning: &Learning) -> Result<Learned> {
+        let learning = learning.clone();
+        self.0.write(move |db| learn(db, &learning)).await
+    }
+
+    async fn store_greeting(&self, greeting: &NewGreeting) -> Result<Option<Greeted>> {
+        let greeting = greeting.clone();
+        self.0.write(move |db| store_greeting(db, &greeting)).await
+    }
+
+    async fn rename(
+        &self,
+        caller: &CallerId,
+        name: &CallerName,
+    ) -> Result<Option<UniversalProfile>> {
+        let (caller, name) = (caller.clone(), name.clone());
+        self.0
+            .write(move |db| {
+                db.prepare_cached("UPDATE callers SET name = ?2 WHERE caller = ?1")?
+                    .execute([caller.as_str(), name.as_str()])?;
+                profile_of(db, &caller)
+            })
+            .await
+    }
+
+    async fn memories(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>> {
+        let caller = caller.clone();
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.0
+            .read(move |db| {
+                let sql = "SELECT * FROM memories WHERE caller = ?1 ORDER BY id DESC LIMIT ?2";
+                let mut newest = query(db, sql, params![caller.as_str(), limit], rows::memory)?;
+                newest.reverse();
+                Ok(newest)
+            })
+            .await
+    }
+
+    async fn check_writable(&self) -> Result<()> {
+        self.0.check_writable().await
+    }
+}
+
+fn profile_of(db: &Connection, caller: &CallerId) -> Result<Option<UniversalProfile>> {
+    first(db, "SELECT * FROM callers WHERE caller = ?1", [caller.as_str()], rows::profile)
+}
+
+fn state_of(db: &Connection, caller: &CallerId, agent: &AgentId) -> Result<Option<ConversationState>> {
+    let sql = "SELECT * FROM conversation_states WHERE caller = ?1 AND agent = ?2";
+    first(db, sql, [caller.as_str(), agent.as_str()], rows::state)
+}
+
+fn learn(db: &Connection, learning: &Learning) -> Result<Learned> {
+    let (caller, agent) = (&learning.caller, &learning.agent);
+    let applied = db
+        .prepare_cached(
+            "INSERT INTO learned_calls (conversation_id, caller, agent) VALUES (?1, ?2, ?3)
+             ON CONFLICT DO NOTHING",
+        )?
+        .execute([learning.conversation_id.as_str(), caller.as_str(), agent.as_str()])?
+        == 1;
+    let (profile, state) = (profile_of(db, caller)?, state_of(db, caller, agent)?);
+    if !applied {
+        // The id may come again under another caller or agent; the first stands.
+        let (Some(profile), Some(state)) = (profile, state) else {
+            return Err(StoreError::Corrupt("a learned call belongs to somebody else".into()));
+        };
+        return Ok(Learned { applied, profile, state });
+    }
+    let profile = UniversalProfile::after_call(profile, learning);
+    let state = ConversationState::after_call(state, learning);
+    save_profile(db, &profile)?;
+    save_state(db, caller, agent, &state)?;
+    for memory in &learning.memories {
+        save_memory(db, caller, memory)?;
+    }
+    Ok(Learned { applied, profile, state })
+}
+
+fn store_greeting(db: &Connection, new: &NewGreeting) -> Result<Option<Greeted>> {
+    let profile = profile_of(db, &new.caller)?;
+    let state = state_of(db, &new.caller, &new.agent)?;
+    let (Some(mut profile), Some(state)) = (profile, state) else {
+        return Ok(None);
+    };
+    if profile.name.is_none() && new.name.is_some() {
+        profile.name.clone_from(&new.name);
+        save_profile(db, &profile)?;
+    }
+    let Some(state_with_greeting) = state.with_greeting(&new.greeting, new.order) else {
+        return Ok(Some(Greeted { stored: false, profile, state }));
+    };
+    save_state(db, &new.caller, &new.agent, &state_with_greeting)?;
+    Ok(Some(Greeted { stored: true, profile, state: state_with_greeting }))
+}
+
+fn save_profile(db: &Connection, profile: &UniversalProfile) -> Result<()> {
+    db.prepare_cached(
+        "INSERT INTO callers (caller, name, first_seen, total_interactions) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (caller) DO UPDATE SET
+             name = excluded.name,
+             first_seen = excluded.first_seen,
+             total_interactions = excluded.total_interactions",
+    )?
+    .execute(params![
+        profile.phone_number.as_str(),
+        profile.name.as_ref().map(CallerName::as_str),
+        millis(profile.first_seen),
+        i64::try_from(profile.total_interactions).unwrap_or(i64::MAX),
+    ])?;
+    Ok(())
+}
+
+fn save_state(
+    db: &Connection,
+    caller: &CallerId,
+    agent: &AgentId,
+    state: &ConversationState,
+) -> Result<()> {
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO conversation_states
+            (caller, agent, conversation_count, last_call_date, next_greeting, key_topics, sentiment,
+             conversation_summary, greeted_started_at, greeted_arrival)
+         VALUES (:caller, :agent, :count, :last_call, :greeting, :topics, :sentiment, :summary,
+             :greeted_started_at, :greeted_arrival)",
+    )?
+    .execute(named_params! {
+        ":caller": caller.as_str(),
+        ":agent": agent.as_str(),
+        ":count": i64::try_from(state.conversation_count).unwrap_or(i64::MAX),
+        ":last_call": millis(state.last_call_date),
+        ":greeting": state.next_greeting,
+        ":topics": serde_json::Value::from(state.key_topics.clone()).to_string(),
+        ":sentiment": state.sentiment.map(crate::domain::greeting::Sentiment::as_str),
+        ":summary": state.conversation_summary,
+        ":greeted_started_at": state.greeted_from.map(|o| millis(o.started_at)),
+        ":greeted_arrival": state.greeted_from.map(|o| o.arrival),
+    })?;
+    Ok(())
+}
+
+fn save_memory(db: &Connection, caller: &CallerId, memory: &Memory) -> Result<()> {
+    db.prepare_cached(
+        "INSERT INTO memories
+            (caller, agent, conversation_id, ordinal, sector, content, said_before, said_after, salience, said_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+    )?
+    .execute(params![
+        caller.as_str(),
+        memory.agent.as_str(),
+        memory.conversation_id.as_str(),
+        memory.ordinal,
+        memory.sector.as_str(),
+        memory.content,
+        memory.before,
+        memory.after,
+        memory.salience,
+        millis(memory.timestamp),
+    ])?;
+    Ok(())
+}
