@@ -1,0 +1,31 @@
+//! The supervised actors, each behind a typed handle.
+//!
+//! ```text
+//! RootSupervisor ─┬─ SessionRouter (shards by caller) ── CallerSession, one per active caller
+//!                 ├─ AgentCache
+//!                 ├─ OpenAiClient
+//!                 └─ Inbox
+//! ```
+//!
+//! Actor references and messages never leave their module: the rest of the
+//! program holds handles. A handle outlives its actor; after a restart it
+//! reaches the new one.
+//!
+//! No handler waits for the network or the store (but for a session's first
+//! load): it starts a task, and the answer comes back as a message.
+
+mod agent_cache;
+mod inbox;
+mod intensity;
+mod openai;
+mod router;
+mod session;
+mod slot;
+mod supervisor;
+
+pub use agent_cache::AgentCache;
+pub use inbox::Inbox;
+pub use openai::{GreetingFailure, OpenAiClient, OpenAiLimits};
+pub use router::{SessionError, SessionOptions, Sessions};
+pub use session::Published;
+pub use supervisor::{ActorSystem, SystemOptions};

@@ -1,0 +1,424 @@
+//! The inbox: hands each caller's events to its session, in order.
+//!
+//! Events are durable before the actor hears of them; it only decides when
+//! each is worked on. It holds a window of the backlog, never all of it, and
+//! has a lane for each stage, so that slow greetings do not hold up learning.
+//!
+//! Whoever works on an event holds its [`Ticket`]. A ticket that is dropped,
+//! because its session panicked or was stopped, gives the event back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use rustc_hash::FxHashMap;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::router::Sessions;
+use super::slot::Slot;
+use crate::domain::backoff::Backoff;
+use crate::domain::caller_id::CallerId;
+use crate::domain::ids::AgentId;
+use crate::metric_definitions::{CallOutcome, Metrics};
+use crate::store::{Accepted, Archive, EventId, InboxEvent, Ledger, NewEvent, Settled, Settlement, Stage};
+
+/// How often the inbox looks for events whose retry has come due.
+const TICK: Duration = Duration::from_millis(500);
+/// Ticks between two measurements of the inbox.
+const TICKS_PER_MEASUREMENT: u64 = 4;
+/// Ticks between two prunings.
+const TICKS_PER_PRUNING: u64 = 7_200;
+/// How long finished events are remembered. ElevenLabs redelivers for 40
+/// minutes; the memory store knows learned calls for ever.
+const KEEP_FINISHED: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// Readiness: how long claiming may fail before the inbox counts as stuck.
+const STUCK_AFTER: SignedDuration = SignedDuration::from_secs(15);
+/// Before an event is tried again.
+pub(super) const RETRY: Backoff =
+    Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(5 * 60) };
+/// An event whose session failed this often while it held it is given up.
+const MAX_CRASHES: u32 = 8;
+
+/// Events of a stage that are worked on at a time.
+fn window(stage: Stage) -> usize {
+    match stage {
+        Stage::Learn => 256,
+        Stage::Greet => 128,
+        Stage::Archive => 16,
+    }
+}
+
+/// The handle. Cheap to clone.
+#[derive(Clone)]
+pub struct Inbox {
+    slot: Slot<Message>,
+    ledger: Arc<dyn Ledger>,
+    /// Milliseconds since 1970 of the last look into the inbox that succeeded.
+    last_look: Arc<AtomicI64>,
+}
+
+impl Inbox {
+    pub(super) fn new(ledger: Arc<dyn Ledger>) -> Self {
+        let now = Timestamp::now().as_millisecond();
+        Self { slot: Slot::default(), ledger, last_look: Arc::new(AtomicI64::new(now)) }
+    }
+
+    /// Takes an event. When this returns, the event is durable.
+    ///
+    /// # Errors
+    /// If it cannot be stored now.
+    pub async fn accept(&self, event: NewEvent) -> crate::store::Result<Accepted> {
+        let accepted = self.ledger.accept(event).await?;
+        if accepted == Accepted::New {
+            self.slot.send(Message::Wake);
+        }
+        Ok(accepted)
+    }
+
+    /// Gives a dead letter another chance. False if there is none with this id.
+    ///
+    /// # Errors
+    /// If the ledger fails.
+    pub async fn revive(&self, id: EventId) -> crate::store::Result<bool> {
+        let revived = self.ledger.revive(id, Timestamp::now()).await?;
+        self.slot.send(Message::Wake);
+        Ok(revived)
+    }
+
+    /// Whether the inbox moves: it has looked for work lately.
+    #[must_use]
+    pub fn is_moving(&self) -> bool {
+        let last = Timestamp::from_millisecond(self.last_look.load(Ordering::Relaxed));
+        last.is_ok_and(|last| Timestamp::now().duration_since(last) < STUCK_AFTER)
+    }
+
+    /// Hands out no more events and waits until those under way are settled,
+    /// but no longer than `limit`. What is not done by then is done after the
+    /// next start.
+    pub async fn drain(&self, limit: Duration) {
+        let (reply, drained) = oneshot::channel();
+        self.slot.send(Message::Drain(reply));
+        let _ = timeout(limit, drained).await;
+    }
+
+    pub(super) fn slot(&self) -> &Slot<Message> {
+        &self.slot
+    }
+}
+
+/// The right and the duty to work on one stage of an event.
+pub(super) struct Ticket {
+    event: Option<InboxEvent>,
+    inbox: Slot<Message>,
+}
+
+impl Ticket {
+    /// The event.
+    pub fn event(&self) -> &InboxEvent {
+        self.event.as_ref().unwrap_or_else(|| unreachable!("only settling takes the event"))
+    }
+
+    /// Ends the stage.
+    pub fn settle(mut self, how: Settlement) {
+        if let Some(event) = self.event.take() {
+            self.inbox.send(Message::Settle { event, how });
+        }
+    }
+
+    /// Ends the stage after a failure that passes: it is tried again, at the
+    /// earliest after `at_least`.
+    pub fn retry(self, error: String, at_least: Option<Duration>) {
+        let attempts = self.event().attempts + 1;
+        let pause = RETRY.delay(attempts, rand::random()).max(at_least.unwrap_or_default());
+        self.settle(Settlement::Retry { run_at: Timestamp::now() + pause, error });
+    }
+
+    /// Gives the event back untried: it is handed out again soon.
+    pub fn hand_back(mut self) {
+        if let Some(event) = self.event.take() {
+            self.inbox.send(Message::HandBack(event.id));
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(event) = self.event.take() {
+            self.inbox.send(Message::Abandoned(event));
+        }
+    }
+}
+
+pub(super) enum Message {
+    /// There may be work.
+    Wake,
+    Tick,
+    Claimed { stage: Stage, events: crate::store::Result<Vec<InboxEvent>> },
+    Settle { event: InboxEvent, how: Settlement },
+    Settled { event: InboxEvent, how: Settlement, result: crate::store::Result<Settled> },
+    HandBack(EventId),
+    Abandoned(InboxEvent),
+    Drain(oneshot::Sender<()>),
+}
+
+/// What the actor needs to (re)start.
+#[derive(Clone)]
+pub(super) struct Setup {
+    pub inbox: Inbox,
+    pub sessions: Sessions,
+    pub archive: Archive,
+    pub metrics: Arc<Metrics>,
+}
+
+pub(super) struct InboxActor;
+
+pub(super) struct State {
+    setup: Setup,
+    /// Handed out: with the caller and agent of greetings, of which one at a
+    /// time is made.
+    under_way: FxHashMap<EventId, (Stage, Option<(CallerId, AgentId)>)>,
+    claiming: FxHashMap<Stage, Claiming>,
+    ticks: u64,
+    draining: bool,
+    /// Who waits for the end of draining.
+    drained: Option<oneshot::Sender<()>>,
+}
+
+/// A look into the inbox is under way.
+#[derive(Clone, Copy, PartialEq)]
+enum Claiming {
+    Once,
+    /// There was news meanwhile; look again.
+    Again,
+}
+
+impl Actor for InboxActor {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Setup;
+
+    async fn pre_start(&self, _: ActorRef<Message>, setup: Setup) -> Result<State, ActorProcessingErr> {
+        Ok(State {
+            setup,
+            under_way: FxHashMap::default(),
+            claiming: FxHashMap::default(),
+            ticks: 0,
+            draining: false,
+            drained: None,
+        })
+    }
+
+    async fn post_start(&self, myself: ActorRef<Message>, _: &mut State) -> Result<(), ActorProcessingErr> {
+        myself.send_interval(TICK, || Message::Tick);
+        myself.send_message(Message::Tick)?;
+        Ok(())
+    }
+
+    async fn handle(&self, myself: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Wake => state.claim_all(&myself),
+            Message::Tick => state.tick(&myself),
+            Message::Claimed { stage, events } => state.claimed(&myself, stage, events),
+            Message::Settle { event, how } => state.settle(&myself, event, how),
+            Message::Settled { event, how, result } => state.settled(&myself, &event, &how, result),
+            // It is claimed again with the next tick, not at once: whoever
+            // handed it back is still busy.
+            Message::HandBack(id) => drop(state.under_way.remove(&id)),
+            Message::Abandoned(event) => state.abandoned(&myself, event),
+            Message::Drain(reply) => {
+                state.draining = true;
+                state.drained = Some(reply);
+            }
+        }
+        if state.under_way.is_empty() && let Some(reply) = state.drained.take() {
+            let _ = reply.send(());
+        }
+        Ok(())
+    }
+
+    /// It has no children; the default would stop it on any event.
+    async fn handle_supervisor_evt(&self, _: ActorRef<Message>, _: SupervisionEvent, _: &mut State) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+}
+
+impl State {
+    fn tick(&mut self, myself: &ActorRef<Message>) {
+        self.claim_all(myself);
+        let ledger = Arc::clone(&self.setup.inbox.ledger);
+        if self.ticks.is_multiple_of(TICKS_PER_MEASUREMENT) {
+            let (ledger, metrics) = (Arc::clone(&ledger), Arc::clone(&self.setup.metrics));
+            tokio::spawn(async move { measure(&*ledger, &metrics).await });
+        }
+        if self.ticks.is_multiple_of(TICKS_PER_PRUNING) {
+            tokio::spawn(async move { prune(&*ledger).await });
+        }
+        self.ticks += 1;
+    }
+
+    fn claim_all(&mut self, myself: &ActorRef<Message>) {
+        for stage in Stage::ALL {
+            self.claim(myself, stage);
+        }
+    }
+
+    fn claim(&mut self, myself: &ActorRef<Message>, stage: Stage) {
+        if self.draining {
+            return;
+        }
+        if let Some(claiming) = self.claiming.get_mut(&stage) {
+            *claiming = Claiming::Again;
+            return;
+        }
+        let busy: Vec<EventId> =
+            self.under_way.iter().filter(|(_, (s, _))| *s == stage).map(|(id, _)| *id).collect();
+        let free = window(stage).saturating_sub(busy.len());
+        if free == 0 {
+            return;
+        }
+        self.claiming.insert(stage, Claiming::Once);
+        let (ledger, myself) = (Arc::clone(&self.setup.inbox.ledger), myself.clone());
+        tokio::spawn(async move {
+            let events = ledger.claim(stage, Timestamp::now(), free, busy).await;
+            let _ = myself.send_message(Message::Claimed { stage, events });
+        });
+    }
+
+    fn claimed(&mut self, myself: &ActorRef<Message>, stage: Stage, events: crate::store::Result<Vec<InboxEvent>>) {
+        let again = self.claiming.remove(&stage) == Some(Claiming::Again);
+        match events {
+            Ok(events) => {
+                let now = Timestamp::now().as_millisecond();
+                self.setup.inbox.last_look.store(now, Ordering::Relaxed);
+                for event in events {
+                    self.hand_out(event);
+                }
+                if again {
+                    self.claim(myself, stage);
+                }
+            }
+            // The next tick tries again.
+            Err(error) => tracing::error!(%error, "The inbox cannot be read"),
+        }
+    }
+
+    fn hand_out(&mut self, event: InboxEvent) {
+        if self.draining || self.under_way.contains_key(&event.id) {
+            return;
+        }
+        let greeted = match (event.stage, &event.caller, &event.key.agent_id) {
+            (Stage::Greet, Some(caller), Some(agent)) => Some((caller.clone(), agent.clone())),
+            _ => None,
+        };
+        // Another call of this pair is being greeted; its end wakes us.
+        let taken = greeted.is_some() && self.under_way.values().any(|(_, pair)| *pair == greeted);
+        if taken {
+            return;
+        }
+        self.under_way.insert(event.id, (event.stage, greeted));
+        let caller = event.caller.clone().filter(|_| event.stage != Stage::Archive);
+        let ticket = Ticket { event: Some(event), inbox: self.setup.inbox.slot.clone() };
+        match caller {
+            Some(caller) => self.setup.sessions.process(&caller, ticket),
+            None => self.archive(ticket),
+        }
+    }
+
+    fn archive(&self, ticket: Ticket) {
+        let archive = self.setup.archive.clone();
+        tokio::spawn(async move {
+            let event = ticket.event();
+            match archive.store(&event.key, event.payload.clone()).await {
+                Ok(()) => ticket.settle(Settlement::Archived),
+                Err(error) => {
+                    tracing::error!(%error, "A post-call event cannot be archived");
+                    ticket.retry(error.to_string(), None);
+                }
+            }
+        });
+    }
+
+    fn settle(&self, myself: &ActorRef<Message>, event: InboxEvent, how: Settlement) {
+        let (ledger, myself) = (Arc::clone(&self.setup.inbox.ledger), myself.clone());
+        tokio::spawn(async move {
+            let result = ledger.settle(event.id, event.stage, how.clone()).await;
+            let _ = myself.send_message(Message::Settled { event, how, result });
+        });
+    }
+
+    fn settled(&mut self, myself: &ActorRef<Message>, event: &InboxEvent, how: &Settlement, result: crate::store::Result<Settled>) {
+        self.under_way.remove(&event.id);
+        match result {
+            Ok(settled) => {
+                self.count(event, how, &settled);
+                self.claim_all(myself);
+            }
+            // What was done is done once however often it is repeated.
+            Err(error) => tracing::error!(%error, "The inbox cannot be written; the event will be repeated"),
+        }
+    }
+
+    fn count(&self, event: &InboxEvent, how: &Settlement, settled: &Settled) {
+        let outcome = match how {
+            Settlement::Retry { .. } => None,
+            Settlement::Dead { .. } => Some(CallOutcome::DeadLetter),
+            Settlement::Greeted { .. } => Some(CallOutcome::Greeted),
+            Settlement::Learned { .. } if settled.next == Some(Stage::Greet) => None,
+            Settlement::Learned { .. } => Some(CallOutcome::Learned),
+            // What was learned is counted already.
+            Settlement::Archived if event.caller.is_some() => None,
+            Settlement::Archived => Some(CallOutcome::Archived),
+        };
+        let age = |received_at: Timestamp| Timestamp::now().duration_since(received_at).as_secs_f64().max(0.0);
+        let metrics = &self.setup.metrics;
+        if let Some(outcome) = outcome {
+            metrics.post_call.get(outcome).record(age(event.received_at));
+        }
+        for received_at in &settled.superseded {
+            metrics.post_call.get(CallOutcome::Superseded).record(age(*received_at));
+        }
+    }
+
+    fn abandoned(&self, myself: &ActorRef<Message>, event: InboxEvent) {
+        let error = "the session stopped before it was done".to_owned();
+        let attempts = event.attempts + 1;
+        let how = if attempts >= MAX_CRASHES {
+            tracing::error!(event = %event.id, "A post-call event is given up: its session failed again and again");
+            Settlement::Dead { error }
+        } else {
+            Settlement::Retry { run_at: Timestamp::now() + RETRY.delay(attempts, rand::random()), error }
+        };
+        self.settle(myself, event, how);
+    }
+}
+
+async fn measure(ledger: &dyn Ledger, metrics: &Metrics) {
+    match ledger.stats().await {
+        Ok(stats) => {
+            metrics.inbox_pending.set(stats.pending as f64);
+            metrics.dead_letters.set(stats.dead_letters as f64);
+            let age = stats.oldest.map_or(0.0, |t| Timestamp::now().duration_since(t).as_secs_f64());
+            metrics.inbox_oldest_pending.set(age.max(0.0));
+        }
+        Err(error) => tracing::error!(%error, "The inbox cannot be measured"),
+    }
+}
+
+async fn prune(ledger: &dyn Ledger) {
+    let Ok(before) = Timestamp::now().checked_sub(KEEP_FINISHED) else {
+        return;
+    };
+    loop {
+        match ledger.prune(before).await {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "Finished events could not be pruned");
+                return;
+            }
+        }
+    }
+}

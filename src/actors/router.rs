@@ -1,0 +1,443 @@
+//! The session router: one session per active caller, never two.
+//!
+//! Callers are spread over shards by a hash. Each shard supervises the
+//! sessions of its callers and is the only way to them, so it can keep their
+//! order while a session comes or goes: a session that is being let go keeps
+//! its place, and what arrives meanwhile waits for the next one.
+//!
+//! What sessions publish lies in a table that the handle reads directly. A
+//! ring for an active caller touches no mailbox.
+
+use std::hash::BuildHasher;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use rustc_hash::{FxBuildHasher, FxHashMap};
+use tokio::sync::oneshot;
+
+use super::inbox::Ticket;
+use super::intensity::RestartIntensity;
+use super::session::{self, Published, SessionActor, Tools};
+use super::slot::Slot;
+use crate::domain::caller_id::CallerId;
+use crate::domain::memory::Memory;
+use crate::domain::ids::AgentId;
+use crate::domain::name::CallerName;
+use crate::domain::profile::UniversalProfile;
+use crate::metric_definitions::{ActorKind, Metrics};
+use crate::store::StoreError;
+
+/// Shards: enough that no mailbox of a shard is ever long.
+const SHARDS: usize = 16;
+/// Most messages kept for a caller whose session is being let go.
+const MAX_WAITING: usize = 1_024;
+/// Failures of one caller's sessions within a minute before they pause.
+const SESSION_FAILURES: usize = 5;
+/// How long such a caller gets the defaults.
+const SESSION_PAUSE: Duration = Duration::from_secs(30);
+
+/// How many sessions there may be, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionOptions {
+    /// `MAX_SESSIONS`
+    pub most: usize,
+    /// After this long without a call a session is let go.
+    pub idle: Duration,
+}
+
+/// Why a session did not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SessionError {
+    /// The store failed, the session crashed, or there are too many sessions.
+    #[error("the caller's session is not available")]
+    Unavailable,
+    /// The store failed in a change.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+type Table = RwLock<FxHashMap<CallerId, Arc<Published>>>;
+
+/// The handle of all sessions. Cheap to clone.
+#[derive(Clone)]
+pub struct Sessions {
+    shards: Arc<[Shard]>,
+}
+
+#[derive(Default)]
+struct Shard {
+    slot: Slot<Message>,
+    table: Arc<Table>,
+}
+
+impl Sessions {
+    pub(super) fn new() -> Self {
+        Self { shards: std::iter::repeat_with(Shard::default).take(SHARDS).collect() }
+    }
+
+    fn shard(&self, caller: &CallerId) -> &Shard {
+        let hash = FxBuildHasher.hash_one(caller);
+        // The low bits choose the bucket inside the table; take high ones here.
+        &self.shards[(hash >> 48) as usize % SHARDS]
+    }
+
+    /// What the caller's session has published, if the caller is active.
+    #[must_use]
+    pub fn active(&self, caller: &CallerId) -> Option<Arc<Published>> {
+        let table = self.shard(caller).table.read().unwrap_or_else(PoisonError::into_inner);
+        table.get(caller).cloned()
+    }
+
+    /// What is known of a caller who rings: at once if the caller is active,
+    /// else from a new session. Memories are loaded in the background, for the
+    /// searches that the call will bring.
+    ///
+    /// # Errors
+    /// [`SessionError`]; the wait is for the caller of this to limit.
+    pub async fn open(&self, caller: &CallerId) -> Result<Arc<Published>, SessionError> {
+        if let Some(published) = self.active(caller) {
+            published.touch();
+            if !published.is_indexed() {
+                self.send(caller, session::Message::LoadIndex { reply: None });
+            }
+            return Ok(published);
+        }
+        let (reply, opened) = oneshot::channel();
+        self.send(caller, session::Message::Open { reply });
+        opened.await.map_err(|_| SessionError::Unavailable)
+    }
+
+    /// The caller's profile and the memories that `agent` may know and that
+    /// match `query`, best first.
+    ///
+    /// # Errors
+    /// [`SessionError`]; the wait is for the caller of this to limit.
+    pub async fn search(
+        &self,
+        caller: &CallerId,
+        agent: &AgentId,
+        query: &str,
+    ) -> Result<(Arc<Published>, Vec<Memory>), SessionError> {
+        let published = self.open(caller).await?;
+        if let Some(found) = published.search(query, agent) {
+            return Ok((published, found));
+        }
+        let (reply, loaded) = oneshot::channel();
+        self.send(caller, session::Message::LoadIndex { reply: Some(reply) });
+        loaded.await.map_err(|_| SessionError::Unavailable)?;
+        // A session that was restarted meanwhile publishes anew.
+        let published = self.active(caller).unwrap_or(published);
+        let found = published.search(query, agent).ok_or(SessionError::Unavailable)?;
+        Ok((published, found))
+    }
+
+    /// Replaces a caller's name. `None` if there is no such caller.
+    ///
+    /// # Errors
+    /// [`SessionError`]; the wait is for the caller of this to limit.
+    pub async fn rename(
+        &self,
+        caller: &CallerId,
+        name: CallerName,
+    ) -> Result<Option<UniversalProfile>, SessionError> {
+        let (reply, renamed) = oneshot::channel();
+        self.send(caller, session::Message::Rename { name, reply });
+        Ok(renamed.await.map_err(|_| SessionError::Unavailable)??)
+    }
+
+    /// Hands an event to its caller's session.
+    pub(super) fn process(&self, caller: &CallerId, ticket: Ticket) {
+        self.send(caller, session::Message::Process(ticket));
+    }
+
+    fn send(&self, caller: &CallerId, message: session::Message) {
+        self.shard(caller).slot.send(Message::Deliver { caller: caller.clone(), message });
+    }
+
+    /// The shards for the supervisor to start: the slot of each and its setup.
+    pub(super) fn setups(&self, tools: &Arc<Tools>, options: SessionOptions) -> Vec<(Slot<Message>, Setup)> {
+        let most = options.most.div_ceil(SHARDS);
+        let options = SessionOptions { most, ..options };
+        self.shards
+            .iter()
+            .map(|shard| {
+                let setup = Setup { table: Arc::clone(&shard.table), tools: Arc::clone(tools), options };
+                (shard.slot.clone(), setup)
+            })
+            .collect()
+    }
+}
+
+pub(super) enum Message {
+    Deliver { caller: CallerId, message: session::Message },
+    /// Let idle sessions go.
+    Sweep,
+    /// A session could not be let go: it is busy.
+    Refused(CallerId),
+}
+
+/// What a shard needs to (re)start.
+#[derive(Clone)]
+pub(super) struct Setup {
+    table: Arc<Table>,
+    tools: Arc<Tools>,
+    options: SessionOptions,
+}
+
+pub(super) struct RouterActor;
+
+pub(super) struct State {
+    setup: Setup,
+    sessions: FxHashMap<CallerId, Session>,
+    callers: FxHashMap<ActorId, CallerId>,
+    failures: FxHashMap<CallerId, RestartIntensity>,
+    pausing: FxHashMap<CallerId, Instant>,
+}
+
+struct Session {
+    actor: ActorRef<session::Message>,
+    /// Being let go: what waits for the next session.
+    leaving: Option<Vec<session::Message>>,
+}
+
+impl Actor for RouterActor {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Setup;
+
+    async fn pre_start(&self, _: ActorRef<Message>, setup: Setup) -> Result<State, ActorProcessingErr> {
+        // Sessions of a shard that failed are gone with it.
+        let mut table = setup.table.write().unwrap_or_else(PoisonError::into_inner);
+        setup.tools.metrics.sessions_active.decrement(table.len() as f64);
+        table.clear();
+        drop(table);
+        Ok(State {
+            setup,
+            sessions: FxHashMap::default(),
+            callers: FxHashMap::default(),
+            failures: FxHashMap::default(),
+            pausing: FxHashMap::default(),
+        })
+    }
+
+    async fn post_start(&self, myself: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let period = (state.setup.options.idle / 4).max(Duration::from_millis(100));
+        myself.send_interval(period, || Message::Sweep);
+        Ok(())
+    }
+
+    async fn handle(&self, myself: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Deliver { caller, message } => state.deliver(&myself, caller, message).await,
+            Message::Sweep => state.sweep(&myself),
+            Message::Refused(caller) => state.refused(&myself, caller).await,
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(&self, myself: ActorRef<Message>, event: SupervisionEvent, state: &mut State) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorTerminated(cell, ..) => state.ended(&myself, &cell, false).await,
+            SupervisionEvent::ActorFailed(cell, error) => {
+                tracing::error!(%error, "A caller session failed");
+                state.ended(&myself, &cell, true).await;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    async fn deliver(&mut self, myself: &ActorRef<Message>, caller: CallerId, message: session::Message) {
+        let message = match self.sessions.get_mut(&caller) {
+            Some(Session { leaving: Some(waiting), .. }) => {
+                if waiting.len() < MAX_WAITING {
+                    waiting.push(message);
+                } else {
+                    refuse(message);
+                }
+                return;
+            }
+            Some(session) => match try_send(&session.actor, message) {
+                Ok(()) => return,
+                // It has ended, but we are not told yet: wait for that.
+                Err(message) => {
+                    session.leaving = Some(vec![message]);
+                    return;
+                }
+            },
+            None => message,
+        };
+        if self.may_start(myself, &caller) {
+            self.start(myself, caller, vec![message]).await;
+        } else {
+            refuse(message);
+        }
+    }
+
+    fn may_start(&mut self, myself: &ActorRef<Message>, caller: &CallerId) -> bool {
+        if let Some(until) = self.pausing.get(caller) {
+            if Instant::now() < *until {
+                return false;
+            }
+            self.pausing.remove(caller);
+        }
+        let most = self.setup.options.most;
+        if self.sessions.len() < most {
+            return true;
+        }
+        // Those who leave take a moment; let the new ones in meanwhile, but
+        // never many more than allowed.
+        self.let_go_oldest(myself, most.div_ceil(16));
+        self.sessions.len() < most + most / 8 + 4
+    }
+
+    async fn start(&mut self, myself: &ActorRef<Message>, caller: CallerId, messages: Vec<session::Message>) {
+        let table = Arc::clone(&self.setup.table);
+        let (key, metrics) = (caller.clone(), Arc::clone(&self.setup.tools.metrics));
+        let publish = Box::new(move |published| insert(&table, &metrics, key, published));
+        let setup = session::Setup { caller: caller.clone(), tools: Arc::clone(&self.setup.tools), publish };
+        match Actor::spawn_linked(None, SessionActor, setup, myself.get_cell()).await {
+            Ok((actor, _)) => {
+                for message in messages {
+                    let _ = actor.send_message(message);
+                }
+                self.callers.insert(actor.get_id(), caller.clone());
+                self.sessions.insert(caller, Session { actor, leaving: None });
+            }
+            Err(error) => {
+                tracing::error!(%error, "A caller session cannot be started");
+                messages.into_iter().for_each(refuse);
+            }
+        }
+    }
+
+    /// A session has ended, as asked or by a failure.
+    async fn ended(&mut self, myself: &ActorRef<Message>, cell: &ActorCell, failed: bool) {
+        let Some(caller) = self.callers.remove(&cell.get_id()) else {
+            return;
+        };
+        remove(&self.setup.table, &self.setup.tools.metrics, &caller);
+        let session = self.sessions.remove(&caller);
+        if failed {
+            self.setup.tools.metrics.actor_restarts.get(ActorKind::Session).increment(1);
+            self.note_failure(&caller);
+        }
+        let waiting = session.and_then(|s| s.leaving).unwrap_or_default();
+        if waiting.is_empty() {
+            return;
+        }
+        if self.may_start(myself, &caller) {
+            self.start(myself, caller, waiting).await;
+        } else {
+            waiting.into_iter().for_each(refuse);
+        }
+    }
+
+    fn note_failure(&mut self, caller: &CallerId) {
+        let intensity = self
+            .failures
+            .entry(caller.clone())
+            .or_insert_with(|| RestartIntensity::new(SESSION_FAILURES, Duration::from_secs(60)));
+        if !intensity.permits(Instant::now()) {
+            let shown = self.setup.tools.caller_ids.show(caller);
+            tracing::error!("The session of {shown} keeps failing; it pauses");
+            self.pausing.insert(caller.clone(), Instant::now() + SESSION_PAUSE);
+            self.failures.remove(caller);
+        }
+    }
+
+    fn sweep(&mut self, myself: &ActorRef<Message>) {
+        let idle = self.setup.options.idle;
+        let idle: Vec<CallerId> = self
+            .by_last_use()
+            .into_iter()
+            .take_while(|(last_used, _)| last_used.elapsed() >= idle)
+            .map(|(_, caller)| caller)
+            .collect();
+        for caller in idle {
+            self.let_go(myself, &caller);
+        }
+        let now = Instant::now();
+        self.pausing.retain(|_, until| now < *until);
+        if self.failures.len() > MAX_WAITING {
+            self.failures.clear();
+        }
+    }
+
+    fn let_go_oldest(&mut self, myself: &ActorRef<Message>, count: usize) {
+        for (_, caller) in self.by_last_use().into_iter().take(count) {
+            self.let_go(myself, &caller);
+        }
+    }
+
+    /// Callers that are not leaving yet, longest unused first.
+    fn by_last_use(&self) -> Vec<(Instant, CallerId)> {
+        let table = self.setup.table.read().unwrap_or_else(PoisonError::into_inner);
+        let mut callers: Vec<(Instant, CallerId)> = table
+            .iter()
+            .filter(|(caller, _)| self.sessions.get(*caller).is_some_and(|s| s.leaving.is_none()))
+            .map(|(caller, published)| (published.last_used(), caller.clone()))
+            .collect();
+        callers.sort_unstable_by_key(|(last_used, _)| *last_used);
+        callers
+    }
+
+    /// Asks a session to stop. Everything sent to it before comes before.
+    fn let_go(&mut self, myself: &ActorRef<Message>, caller: &CallerId) {
+        let Some(session) = self.sessions.get_mut(caller) else {
+            return;
+        };
+        session.leaving.get_or_insert_default();
+        let (refused, answer) = oneshot::channel();
+        let (router, caller) = (myself.clone(), caller.clone());
+        tokio::spawn(async move {
+            // Dropped unanswered, it has stopped; the supervisor hears of that.
+            if answer.await.is_ok() {
+                let _ = router.send_message(Message::Refused(caller));
+            }
+        });
+        let _ = session.actor.send_message(session::Message::Passivate { refused });
+    }
+
+    async fn refused(&mut self, myself: &ActorRef<Message>, caller: CallerId) {
+        let waiting = self.sessions.get_mut(&caller).and_then(|s| s.leaving.take());
+        for message in waiting.unwrap_or_default() {
+            self.deliver(myself, caller.clone(), message).await;
+        }
+    }
+}
+
+fn insert(table: &Table, metrics: &Metrics, caller: CallerId, published: Arc<Published>) {
+    let mut table = table.write().unwrap_or_else(PoisonError::into_inner);
+    if table.insert(caller, published).is_none() {
+        metrics.sessions_active.increment(1.0);
+    }
+}
+
+fn remove(table: &Table, metrics: &Metrics, caller: &CallerId) {
+    let mut table = table.write().unwrap_or_else(PoisonError::into_inner);
+    if table.remove(caller).is_some() {
+        metrics.sessions_active.decrement(1.0);
+    }
+}
+
+fn try_send(actor: &ActorRef<session::Message>, message: session::Message) -> Result<(), session::Message> {
+    match actor.send_message(message) {
+        Ok(()) => Ok(()),
+        Err(ractor::MessagingErr::SendErr(message)) => Err(message),
+        // Nothing to give back; what the message held is dropped, and a ticket
+        // in it returns its event.
+        Err(_) => Ok(()),
+    }
+}
+
+/// Turns a message away: whoever waits for its reply sees it dropped, and an
+/// event goes back to the inbox untried.
+fn refuse(message: session::Message) {
+    if let session::Message::Process(ticket) = message {
+        ticket.hand_back();
+    }
+}

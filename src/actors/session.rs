@@ -1,0 +1,307 @@
+//! A caller session: owns one active caller's Tier 1, all its Tier 2 and its
+//! search index, and serialises the changes to them.
+//!
+//! What it knows, it publishes: a ring reads the published view and is
+//! answered at once, also while the caller's last call is being digested.
+//! Only the session writes it.
+//!
+//! The session waits for nothing but its first load. Whatever takes time runs
+//! as a task and comes back as a message. Changes in the store are made one
+//! after the other, so that what is published never goes back in time;
+//! greetings are generated beside them.
+
+mod change;
+mod greet;
+mod learn;
+mod published;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::oneshot;
+
+use super::agent_cache::AgentCache;
+use super::inbox::Ticket;
+use super::openai::{GreetingFailure, OpenAiClient};
+use crate::domain::call_event::Call;
+use crate::domain::caller_id::CallerId;
+use crate::domain::greeting::Greeting;
+use crate::domain::memory::Memory;
+use crate::domain::name::CallerName;
+use crate::domain::profile::UniversalProfile;
+use crate::domain::search::{Index, MAX_INDEXED};
+use crate::metric_definitions::{Metrics, Tier, TierResult};
+use crate::store::{Archive, MemoryStore, StoreError};
+use crate::telemetry::CallerIdFormat;
+
+use change::{Change, Changed};
+pub use published::{CallerView, Published};
+
+/// What every session works with.
+pub(super) struct Tools {
+    pub store: Arc<dyn MemoryStore>,
+    pub archive: Archive,
+    pub agents: AgentCache,
+    /// `None` without `OPENAI_API_KEY`.
+    pub openai: Option<OpenAiClient>,
+    /// How long a greeting is tried for.
+    pub greeting_retry: Duration,
+    pub metrics: Arc<Metrics>,
+    pub caller_ids: CallerIdFormat,
+}
+
+pub(super) enum Message {
+    /// Say what is known, once it is loaded.
+    Open { reply: oneshot::Sender<Arc<Published>> },
+    /// Make the memories searchable.
+    LoadIndex { reply: Option<oneshot::Sender<()>> },
+    IndexLoaded { memories: Result<Vec<Memory>, StoreError> },
+    /// Work on an event of the inbox.
+    Process(Ticket),
+    GreetingMade { ticket: Ticket, call: Box<Call>, result: Result<Greeting, GreetingFailure> },
+    /// An operator's name for the caller.
+    Rename { name: CallerName, reply: oneshot::Sender<RenameResult> },
+    /// The change that was under way has ended.
+    Changed(Changed),
+    /// The router wants to let the session go. It stops, or says that it is busy.
+    Passivate { refused: oneshot::Sender<()> },
+    /// The load failed: nothing more is to be expected of this session.
+    GiveUp,
+}
+
+/// The profile with its new name, or `None` if there is no such caller.
+pub(super) type RenameResult = Result<Option<UniversalProfile>, StoreError>;
+
+/// What a session is started with.
+pub(super) struct Setup {
+    pub caller: CallerId,
+    pub tools: Arc<Tools>,
+    /// Makes what is published visible to the handle.
+    pub publish: Box<dyn FnOnce(Arc<Published>) + Send>,
+}
+
+pub(super) struct SessionActor;
+
+pub(super) struct State {
+    caller: CallerId,
+    tools: Arc<Tools>,
+    /// Taken when the load succeeds.
+    publish: Option<Box<dyn FnOnce(Arc<Published>) + Send>>,
+    /// `None` until the load succeeds.
+    published: Option<Arc<Published>>,
+    index: IndexState,
+    /// Changes that wait for the one under way.
+    changes: VecDeque<Change>,
+    changing: bool,
+    /// Tasks whose message is still to come.
+    under_way: usize,
+}
+
+enum IndexState {
+    Absent,
+    Loading {
+        waiting: Vec<oneshot::Sender<()>>,
+        /// Memories were added since the load began; it must be repeated.
+        outdated: bool,
+    },
+    Ready,
+}
+
+impl Actor for SessionActor {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Setup;
+
+    async fn pre_start(&self, _: ActorRef<Message>, setup: Setup) -> Result<State, ActorProcessingErr> {
+        Ok(State {
+            caller: setup.caller,
+            tools: setup.tools,
+            publish: Some(setup.publish),
+            published: None,
+            index: IndexState::Absent,
+            changes: VecDeque::new(),
+            changing: false,
+            under_way: 0,
+        })
+    }
+
+    /// Loads here, not in `pre_start`: the router must not wait for the store.
+    async fn post_start(&self, myself: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        match state.tools.load(&state.caller).await {
+            Ok(view) => {
+                let published = Arc::new(Published::new(view));
+                if let Some(publish) = state.publish.take() {
+                    publish(Arc::clone(&published));
+                }
+                state.published = Some(published);
+            }
+            Err(_) => myself.send_message(Message::GiveUp)?,
+        }
+        Ok(())
+    }
+
+    async fn handle(&self, myself: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let Some(published) = state.published.clone() else {
+            state.refuse(&myself, message);
+            return Ok(());
+        };
+        match message {
+            Message::Open { reply } => {
+                state.load_index(&myself, &published, None);
+                let _ = reply.send(published);
+            }
+            Message::LoadIndex { reply } => state.load_index(&myself, &published, reply),
+            Message::IndexLoaded { memories } => state.index_loaded(&myself, &published, memories),
+            Message::Process(ticket) => state.process(&myself, &published, ticket),
+            Message::GreetingMade { ticket, call, result } => {
+                state.under_way -= 1;
+                state.greeting_made(&myself, ticket, &call, result);
+            }
+            Message::Rename { name, reply } => {
+                state.change(&myself, Change::Rename { name, reply });
+            }
+            Message::Changed(changed) => state.changed(&myself, &published, changed),
+            Message::Passivate { refused } => {
+                if state.under_way == 0 {
+                    myself.stop(None);
+                } else {
+                    let _ = refused.send(());
+                }
+            }
+            Message::GiveUp => {}
+        }
+        Ok(())
+    }
+
+    /// It has no children; the default would stop it on any event.
+    async fn handle_supervisor_evt(&self, _: ActorRef<Message>, _: SupervisionEvent, _: &mut State) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+}
+
+impl State {
+    /// Answers while nothing could be loaded: replies are dropped, events go
+    /// back to the inbox, and the session ends with what is queued.
+    fn refuse(&self, myself: &ActorRef<Message>, message: Message) {
+        match message {
+            Message::Process(ticket) => ticket.retry("the memory store does not answer".into(), None),
+            Message::GiveUp => {
+                if myself.drain().is_err() {
+                    myself.stop(None);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Starts a task whose result comes back as a message.
+    fn start<F>(&mut self, myself: &ActorRef<Message>, task: F)
+    where
+        F: Future<Output = Message> + Send + 'static,
+    {
+        self.under_way += 1;
+        let myself = myself.clone();
+        tokio::spawn(async move {
+            // If the session is gone, so is the message; a ticket in it gives
+            // its event back.
+            let _ = myself.send_message(task.await);
+        });
+    }
+
+    fn load_index(&mut self, myself: &ActorRef<Message>, published: &Published, reply: Option<oneshot::Sender<()>>) {
+        match &mut self.index {
+            IndexState::Ready => {
+                // Dropping the reply would read as a failure.
+                if let Some(reply) = reply {
+                    let _ = reply.send(());
+                }
+            }
+            IndexState::Loading { waiting, .. } => waiting.extend(reply),
+            IndexState::Absent if published.view().profile.is_none() => {
+                // A caller whom nobody knows has no memories.
+                published.set_index(Index::default());
+                self.index = IndexState::Ready;
+                if let Some(reply) = reply {
+                    let _ = reply.send(());
+                }
+            }
+            IndexState::Absent => {
+                self.index = IndexState::Loading { waiting: reply.into_iter().collect(), outdated: false };
+                self.read_memories(myself);
+            }
+        }
+    }
+
+    fn read_memories(&mut self, myself: &ActorRef<Message>) {
+        let (tools, caller) = (Arc::clone(&self.tools), self.caller.clone());
+        self.start(myself, async move {
+            let memories = tools.store.memories(&caller, MAX_INDEXED).await;
+            Message::IndexLoaded { memories }
+        });
+    }
+
+    fn index_loaded(&mut self, myself: &ActorRef<Message>, published: &Published, memories: Result<Vec<Memory>, StoreError>) {
+        self.under_way -= 1;
+        let IndexState::Loading { waiting, outdated } = &mut self.index else {
+            return;
+        };
+        match memories {
+            Ok(_) if *outdated => {
+                *outdated = false;
+                self.read_memories(myself);
+            }
+            Ok(memories) => {
+                published.set_index(Index::new(memories));
+                for reply in waiting.drain(..) {
+                    let _ = reply.send(());
+                }
+                self.index = IndexState::Ready;
+            }
+            Err(error) => {
+                tracing::error!(%error, "HTTP error querying memories for {}", self.tools.caller_ids.show(&self.caller));
+                // Those who wait are told by their dropped replies.
+                self.index = IndexState::Absent;
+            }
+        }
+    }
+}
+
+impl Tools {
+    /// Reads both tiers of a caller, counted and timed.
+    async fn load(&self, caller: &CallerId) -> Result<CallerView, StoreError> {
+        let (profile, states) = tokio::join!(
+            self.timed(Tier::One, caller, self.store.universal_profile(caller), Option::is_some),
+            self.timed(Tier::Two, caller, self.store.conversation_states(caller), |s| !s.is_empty()),
+        );
+        Ok(CallerView { profile: profile?, states: states?.into_iter().collect() })
+    }
+
+    async fn timed<T>(
+        &self,
+        tier: Tier,
+        caller: &CallerId,
+        read: impl Future<Output = Result<T, StoreError>>,
+        is_hit: impl FnOnce(&T) -> bool,
+    ) -> Result<T, StoreError> {
+        let started = std::time::Instant::now();
+        let result = read.await;
+        self.metrics.tier_duration.get(tier).record(started.elapsed());
+        let outcome = match &result {
+            Ok(found) if is_hit(found) => TierResult::Hit,
+            Ok(_) => TierResult::Miss,
+            Err(error) => {
+                let what = match tier {
+                    Tier::One => "universal profile",
+                    Tier::Two => "agent-specific state",
+                };
+                // The guide's phrase, whatever the store.
+                tracing::error!(%error, "HTTP error querying {what} for {}", self.caller_ids.show(caller));
+                TierResult::Error
+            }
+        };
+        self.metrics.tier_queries.get(tier).get(outcome).increment(1);
+        result
+    }
+}

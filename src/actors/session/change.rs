@@ -1,0 +1,128 @@
+//! The changes a session makes in the store: one after the other, each
+//! published before the next begins.
+
+use std::sync::Arc;
+
+use ractor::ActorRef;
+use tokio::sync::oneshot;
+
+use super::learn::settle_archived;
+use super::{IndexState, Message, Published, RenameResult, State};
+use crate::actors::inbox::Ticket;
+use crate::domain::learning::Learning;
+use crate::domain::memory::Memory;
+use crate::domain::name::CallerName;
+use crate::store::{Greeted, Learned, NewGreeting, Result, Settlement, StoreError};
+
+/// A change to be made.
+pub(in crate::actors) enum Change {
+    Learn { ticket: Ticket, learning: Learning },
+    Greet { ticket: Ticket, greeting: NewGreeting },
+    Rename { name: CallerName, reply: oneshot::Sender<RenameResult> },
+}
+
+/// A change that was made, or not.
+pub(in crate::actors) enum Changed {
+    Learned { ticket: Ticket, learning: Learning, result: Result<Learned> },
+    Greeted { ticket: Ticket, greeting: NewGreeting, result: Result<Option<Greeted>> },
+    Renamed { result: RenameResult, reply: oneshot::Sender<RenameResult> },
+}
+
+impl State {
+    pub(super) fn change(&mut self, myself: &ActorRef<Message>, change: Change) {
+        self.changes.push_back(change);
+        self.next_change(myself);
+    }
+
+    fn next_change(&mut self, myself: &ActorRef<Message>) {
+        if self.changing {
+            return;
+        }
+        let Some(change) = self.changes.pop_front() else {
+            return;
+        };
+        self.changing = true;
+        let (store, caller) = (Arc::clone(&self.tools.store), self.caller.clone());
+        self.start(myself, async move {
+            Message::Changed(match change {
+                Change::Learn { ticket, learning } => {
+                    let result = store.learn(&learning).await;
+                    Changed::Learned { ticket, learning, result }
+                }
+                Change::Greet { ticket, greeting } => {
+                    let result = store.store_greeting(&greeting).await;
+                    Changed::Greeted { ticket, greeting, result }
+                }
+                Change::Rename { name, reply } => {
+                    let result = store.rename(&caller, &name).await;
+                    Changed::Renamed { result, reply }
+                }
+            })
+        });
+    }
+
+    pub(super) fn changed(&mut self, myself: &ActorRef<Message>, published: &Published, changed: Changed) {
+        self.under_way -= 1;
+        self.changing = false;
+        match changed {
+            Changed::Learned { ticket, learning, result: Ok(learned) } => {
+                self.learned(published, ticket, learning, learned);
+            }
+            Changed::Greeted { ticket, greeting, result: Ok(greeted) } => {
+                self.greeted(published, ticket, greeting, greeted);
+            }
+            Changed::Learned { ticket, result: Err(error), .. }
+            | Changed::Greeted { ticket, result: Err(error), .. } => store_failed(ticket, error),
+            Changed::Renamed { result, reply } => {
+                if let Ok(Some(profile)) = &result {
+                    published.update(|view| view.profile = Some(profile.clone()));
+                }
+                let _ = reply.send(result);
+            }
+        }
+        self.next_change(myself);
+    }
+
+    fn learned(&mut self, published: &Published, ticket: Ticket, learning: Learning, learned: Learned) {
+        published.update(|view| {
+            view.profile = Some(learned.profile);
+            view.states.insert(learning.agent, learned.state);
+        });
+        if learned.applied {
+            self.add_to_index(published, learning.memories);
+        }
+        tracing::info!("Updated universal profile for {}", self.tools.caller_ids.show(&self.caller));
+        settle_archived(self.tools.archive.clone(), ticket, |archived| Settlement::Learned { archived });
+    }
+
+    fn add_to_index(&mut self, published: &Published, memories: Vec<Memory>) {
+        match &mut self.index {
+            // What is loaded later holds them.
+            IndexState::Absent => {}
+            IndexState::Loading { outdated, .. } => *outdated = true,
+            IndexState::Ready => published.extend_index(memories),
+        }
+    }
+
+    fn greeted(&self, published: &Published, ticket: Ticket, new: NewGreeting, greeted: Option<Greeted>) {
+        if let Some(greeted) = greeted {
+            if greeted.stored {
+                let caller = self.tools.caller_ids.show(&self.caller);
+                tracing::info!("Stored agent-specific state for {caller} with agent {}", new.agent);
+            }
+            published.update(|view| {
+                view.profile = Some(greeted.profile);
+                view.states.insert(new.agent, greeted.state);
+            });
+        }
+        settle_archived(self.tools.archive.clone(), ticket, |archived| Settlement::Greeted { archived });
+    }
+}
+
+fn store_failed(ticket: Ticket, error: StoreError) {
+    tracing::error!(%error, conversation = %ticket.event().key.conversation_id, "A call cannot be stored");
+    match error {
+        StoreError::Corrupt(error) => ticket.settle(Settlement::Dead { error }),
+        StoreError::Unavailable(error) => ticket.retry(error, None),
+    }
+}

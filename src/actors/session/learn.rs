@@ -1,0 +1,75 @@
+//! The first stage of a call: learning it.
+
+use jiff::Timestamp;
+use ractor::ActorRef;
+
+use super::change::Change;
+use super::{Message, Published, State};
+use crate::actors::inbox::Ticket;
+use crate::domain::call_event::{self, Call, CallEvent};
+use crate::domain::learning::Learning;
+use crate::store::{Archive, InboxEvent, Settlement, Stage};
+
+impl State {
+    pub(super) fn process(&mut self, myself: &ActorRef<Message>, published: &Published, ticket: Ticket) {
+        let Some(call) = call_of(ticket.event()) else {
+            let error = "the event can no longer be read as a call".to_owned();
+            ticket.settle(Settlement::Dead { error });
+            return;
+        };
+        match ticket.event().stage {
+            Stage::Learn => self.learn(myself, ticket, &call),
+            Stage::Greet => self.greet(myself, published, ticket, call),
+            // The inbox archives by itself.
+            Stage::Archive => ticket.hand_back(),
+        }
+    }
+
+    fn learn(&mut self, myself: &ActorRef<Message>, ticket: Ticket, call: &Call) {
+        let Some(learning) = Learning::from_call(call) else {
+            let error = "the call has no caller to learn from".to_owned();
+            ticket.settle(Settlement::Dead { error });
+            return;
+        };
+        tracing::info!(
+            conversation = %learning.conversation_id,
+            "Processing memories for caller: {}, agent: {}",
+            self.tools.caller_ids.show(&self.caller),
+            learning.agent,
+        );
+        self.change(myself, Change::Learn { ticket, learning });
+    }
+}
+
+fn call_of(event: &InboxEvent) -> Option<Call> {
+    match call_event::parse(&event.payload, event.received_at) {
+        Ok(CallEvent::Transcription(call)) => Some(call),
+        _ => None,
+    }
+}
+
+/// Writes the event to the archive unless it is there, then settles it. A
+/// failed write is left to the event's archive stage.
+pub(super) fn settle_archived(
+    archive: Archive,
+    ticket: Ticket,
+    how: impl FnOnce(bool) -> Settlement + Send + 'static,
+) {
+    tokio::spawn(async move {
+        let event = ticket.event();
+        let archived = event.archived || {
+            let stored = archive.store(&event.key, event.payload.clone()).await;
+            if let Err(error) = &stored {
+                tracing::error!(%error, "A transcript cannot be archived now");
+            }
+            stored.is_ok()
+        };
+        ticket.settle(how(archived));
+    });
+}
+
+/// Whether greetings made from an event received then are no longer tried for.
+pub(super) fn is_overdue(event: &InboxEvent, limit: std::time::Duration) -> bool {
+    let age = Timestamp::now().duration_since(event.received_at);
+    std::time::Duration::try_from(age).is_ok_and(|age| age > limit)
+}

@@ -1,0 +1,429 @@
+//! Every metric: name, labels, buckets.
+//!
+//! All label sets are fixed and registered at start, so that every series is
+//! there, at zero, from the first scrape. No caller, agent or call ever is a
+//! label. Handles are resolved once; counting is one atomic operation.
+
+use std::marker::PhantomData;
+
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram, with_local_recorder,
+};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// A label with a fixed set of values.
+pub trait Label: Copy + 'static {
+    /// Every value, in the order of their positions.
+    const ALL: &'static [Self];
+    /// The value as it is exported.
+    fn as_str(self) -> &'static str;
+    /// Its place in [`Label::ALL`].
+    fn position(self) -> usize;
+}
+
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+
+        impl Label for $name {
+            const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+            fn position(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+label! {
+    /// How a ring was answered.
+    RingOutcome {
+        /// With this agent's greeting.
+        Greeting = "greeting",
+        /// With the caller's profile, without a greeting.
+        Profile = "profile",
+        /// With the defaults: nobody knows the caller.
+        NewCaller = "new_caller",
+        /// With the defaults: the number is withheld or none.
+        Withheld = "withheld",
+        /// With the defaults: the store did not answer in time.
+        Deadline = "deadline",
+        /// With the defaults: the store failed, or too much was going on.
+        Error = "error",
+    }
+}
+
+label! {
+    /// How a search was answered.
+    SearchOutcome {
+        /// With memories.
+        Found = "found",
+        /// Without: none match.
+        Empty = "empty",
+        /// Without: the number is withheld or none.
+        Withheld = "withheld",
+        /// Without: the store did not answer in time.
+        Deadline = "deadline",
+        /// Without: the store failed, or too much was going on.
+        Error = "error",
+    }
+}
+
+label! {
+    /// How the processing of a post-call event ended.
+    CallOutcome {
+        /// Learned, and the next greeting is stored.
+        Greeted = "greeted",
+        /// Learned; no greeting was to be made.
+        Learned = "learned",
+        /// Learned; a newer call's greeting was made instead.
+        Superseded = "superseded",
+        /// Only archived: no caller, a recording, or a failed initiation.
+        Archived = "archived",
+        /// Given up.
+        DeadLetter = "dead_letter",
+    }
+}
+
+label! {
+    /// The webhooks.
+    Endpoint {
+        /// `POST /webhook/client-data`
+        ClientData = "client-data",
+        /// `POST /webhook/search-data`
+        SearchData = "search-data",
+        /// `POST /webhook/post-call`
+        PostCall = "post-call",
+    }
+}
+
+label! {
+    /// The statuses that webhooks answer with.
+    Status {
+        /// Done.
+        S200 = "200",
+        /// The body is not JSON.
+        S400 = "400",
+        /// Wrong or missing key or signature.
+        S401 = "401",
+        /// The body came too slowly.
+        S408 = "408",
+        /// The body is too large.
+        S413 = "413",
+        /// A field is missing.
+        S422 = "422",
+        /// Not to be stored now.
+        S503 = "503",
+    }
+}
+
+label! {
+    /// How the making of a greeting ended, after retries.
+    OpenAiOutcome {
+        /// A usable greeting.
+        Success = "success",
+        /// 429.
+        RateLimited = "rate_limited",
+        /// 429 `insufficient_quota`.
+        Quota = "quota_exhausted",
+        /// 401 or 403.
+        InvalidKey = "invalid_key",
+        /// 5xx.
+        ServerError = "server_error",
+        /// Another 4xx.
+        Refused = "refused",
+        /// No answer in time.
+        Timeout = "timeout",
+        /// The connection failed.
+        Network = "network",
+        /// An answer that cannot be used.
+        Unusable = "unusable",
+        /// Not asked: too many failures in a row.
+        BreakerOpen = "breaker_open",
+    }
+}
+
+label! {
+    /// Kinds of tokens, as billed.
+    TokenKind {
+        /// Of the question.
+        Prompt = "prompt",
+        /// Of the answer.
+        Completion = "completion",
+    }
+}
+
+label! {
+    /// What the agent cache knew.
+    CacheResult {
+        /// A fresh profile.
+        Hit = "hit",
+        /// Nothing.
+        Miss = "miss",
+        /// An old profile, served while it is fetched anew.
+        Stale = "stale",
+        /// That there is no such agent.
+        Negative = "negative",
+    }
+}
+
+label! {
+    /// The tiers of the guide.
+    Tier {
+        /// Universal profiles.
+        One = "1",
+        /// Conversation states.
+        Two = "2",
+    }
+}
+
+label! {
+    /// What a read of a tier led to.
+    TierResult {
+        /// Something is known.
+        Hit = "hit",
+        /// Nothing is known.
+        Miss = "miss",
+        /// The store failed.
+        Error = "error",
+    }
+}
+
+label! {
+    /// Kinds of supervised actors.
+    ActorKind {
+        /// Root of the tree.
+        AgentCache = "agent_cache",
+        /// The OpenAI client.
+        OpenAi = "openai",
+        /// The inbox.
+        Inbox = "inbox",
+        /// A shard of the session router.
+        Router = "router",
+        /// A caller session.
+        Session = "session",
+    }
+}
+
+/// One metric handle for each value of a label.
+pub struct Family<L, H> {
+    handles: Box<[H]>,
+    label: PhantomData<L>,
+}
+
+impl<L: Label, H> Family<L, H> {
+    fn new(make: impl FnMut(L) -> H) -> Self {
+        Self { handles: L::ALL.iter().copied().map(make).collect(), label: PhantomData }
+    }
+
+    /// The handle for this value.
+    #[must_use]
+    pub fn get(&self, value: L) -> &H {
+        &self.handles[value.position()]
+    }
+}
+
+/// The handles of every metric.
+pub struct Metrics {
+    /// `elaoms_client_data_duration_seconds{outcome}`
+    pub client_data: Family<RingOutcome, Histogram>,
+    /// `elaoms_search_data_duration_seconds{outcome}`
+    pub search_data: Family<SearchOutcome, Histogram>,
+    /// `elaoms_post_call_processing_duration_seconds{outcome}`
+    pub post_call: Family<CallOutcome, Histogram>,
+    /// `elaoms_webhook_requests_total{endpoint,status}`
+    pub webhook_requests: Family<Endpoint, Family<Status, Counter>>,
+    /// `elaoms_openai_requests_total{outcome}`
+    pub openai_requests: Family<OpenAiOutcome, Counter>,
+    /// `elaoms_openai_attempts_total{status}`
+    pub openai_attempts: Family<OpenAiOutcome, Counter>,
+    /// `elaoms_openai_request_duration_seconds`
+    pub openai_duration: Histogram,
+    /// `elaoms_openai_tokens_total{kind}`
+    pub openai_tokens: Family<TokenKind, Counter>,
+    /// `elaoms_openai_limiter_wait_seconds`
+    pub openai_limiter_wait: Histogram,
+    /// `elaoms_openai_breaker_open`
+    pub openai_breaker_open: Gauge,
+    /// `elaoms_agent_cache_requests_total{result}`
+    pub agent_cache_requests: Family<CacheResult, Counter>,
+    /// `elaoms_agent_cache_entries`
+    pub agent_cache_entries: Gauge,
+    /// `elaoms_tier_queries_total{tier,result}`
+    pub tier_queries: Family<Tier, Family<TierResult, Counter>>,
+    /// `elaoms_tier_query_duration_seconds{tier}`
+    pub tier_duration: Family<Tier, Histogram>,
+    /// `elaoms_inbox_pending`
+    pub inbox_pending: Gauge,
+    /// `elaoms_inbox_oldest_pending_seconds`
+    pub inbox_oldest_pending: Gauge,
+    /// `elaoms_dead_letters`
+    pub dead_letters: Gauge,
+    /// `elaoms_sessions_active`
+    pub sessions_active: Gauge,
+    /// `elaoms_actor_restarts_total{actor}`
+    pub actor_restarts: Family<ActorKind, Counter>,
+    /// `elaoms_last_post_call_timestamp_seconds`
+    pub last_post_call: Gauge,
+}
+
+/// Bounds of the ring's latency, in seconds; 0.2 is the guide's target, 0.5 its alert.
+const RING_BUCKETS: &[f64] =
+    &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0, 2.5];
+/// Bounds of post-call processing; 30 s is the guide's target, 60 s its alert.
+const CALL_BUCKETS: &[f64] =
+    &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 300.0, 1_800.0, 7_200.0, 86_400.0];
+/// Bounds of a request to OpenAI; the longest `OPENAI_TIMEOUT` is 120 s.
+const OPENAI_BUCKETS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0];
+/// Bounds of a wait for the rate limiter.
+const WAIT_BUCKETS: &[f64] = &[0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 300.0];
+/// Bounds of a read from the store.
+const STORE_BUCKETS: &[f64] = &[0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 10.0];
+
+const BUCKETS: &[(&str, &[f64])] = &[
+    ("elaoms_client_data_duration_seconds", RING_BUCKETS),
+    ("elaoms_search_data_duration_seconds", RING_BUCKETS),
+    ("elaoms_post_call_processing_duration_seconds", CALL_BUCKETS),
+    ("elaoms_openai_request_duration_seconds", OPENAI_BUCKETS),
+    ("elaoms_openai_limiter_wait_seconds", WAIT_BUCKETS),
+    ("elaoms_tier_query_duration_seconds", STORE_BUCKETS),
+];
+
+impl Metrics {
+    /// Registers every metric in a recorder of its own; the handle renders it.
+    ///
+    /// # Panics
+    /// Never: the buckets are constants and not empty.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "constant buckets")]
+    pub fn new() -> (Self, PrometheusHandle) {
+        let builder = BUCKETS.iter().fold(PrometheusBuilder::new(), |builder, (name, bounds)| {
+            builder
+                .set_buckets_for_metric(Matcher::Full((*name).to_owned()), bounds)
+                .expect("the buckets are not empty")
+        });
+        let recorder = builder.build_recorder();
+        let handle = recorder.handle();
+        let metrics = with_local_recorder(&recorder, || {
+            describe();
+            gauge!("elaoms_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+            Self::register()
+        });
+        (metrics, handle)
+    }
+
+    fn register() -> Self {
+        let restarts =
+            |a: ActorKind| zero(counter!("elaoms_actor_restarts_total", "actor" => a.as_str()));
+        Self {
+            client_data: Family::new(|o: RingOutcome| {
+                histogram!("elaoms_client_data_duration_seconds", "outcome" => o.as_str())
+            }),
+            search_data: Family::new(|o: SearchOutcome| {
+                histogram!("elaoms_search_data_duration_seconds", "outcome" => o.as_str())
+            }),
+            post_call: Family::new(|o: CallOutcome| {
+                histogram!("elaoms_post_call_processing_duration_seconds", "outcome" => o.as_str())
+            }),
+            webhook_requests: Family::new(|e: Endpoint| {
+                Family::new(|s: Status| {
+                    zero(counter!("elaoms_webhook_requests_total", "endpoint" => e.as_str(), "status" => s.as_str()))
+                })
+            }),
+            openai_requests: Family::new(|o: OpenAiOutcome| {
+                zero(counter!("elaoms_openai_requests_total", "outcome" => o.as_str()))
+            }),
+            openai_attempts: Family::new(|o: OpenAiOutcome| {
+                zero(counter!("elaoms_openai_attempts_total", "status" => o.as_str()))
+            }),
+            openai_duration: histogram!("elaoms_openai_request_duration_seconds"),
+            openai_tokens: Family::new(|k: TokenKind| {
+                zero(counter!("elaoms_openai_tokens_total", "kind" => k.as_str()))
+            }),
+            openai_limiter_wait: histogram!("elaoms_openai_limiter_wait_seconds"),
+            openai_breaker_open: unset(gauge!("elaoms_openai_breaker_open")),
+            agent_cache_requests: Family::new(|r: CacheResult| {
+                zero(counter!("elaoms_agent_cache_requests_total", "result" => r.as_str()))
+            }),
+            agent_cache_entries: unset(gauge!("elaoms_agent_cache_entries")),
+            tier_queries: Family::new(|t: Tier| {
+                Family::new(|r: TierResult| {
+                    zero(counter!("elaoms_tier_queries_total", "tier" => t.as_str(), "result" => r.as_str()))
+                })
+            }),
+            tier_duration: Family::new(|t: Tier| {
+                histogram!("elaoms_tier_query_duration_seconds", "tier" => t.as_str())
+            }),
+            inbox_pending: unset(gauge!("elaoms_inbox_pending")),
+            inbox_oldest_pending: unset(gauge!("elaoms_inbox_oldest_pending_seconds")),
+            dead_letters: unset(gauge!("elaoms_dead_letters")),
+            sessions_active: unset(gauge!("elaoms_sessions_active")),
+            actor_restarts: Family::new(restarts),
+            last_post_call: unset(gauge!("elaoms_last_post_call_timestamp_seconds")),
+        }
+    }
+}
+
+fn zero(counter: Counter) -> Counter {
+    counter.increment(0);
+    counter
+}
+
+fn unset(gauge: Gauge) -> Gauge {
+    gauge.set(0.0);
+    gauge
+}
+
+fn describe() {
+    let s = Unit::Seconds;
+    describe_histogram!("elaoms_client_data_duration_seconds", s, "From the ring's request to its answer.");
+    describe_histogram!("elaoms_search_data_duration_seconds", s, "From a search's request to its answer.");
+    describe_histogram!("elaoms_post_call_processing_duration_seconds", s, "From the receipt of a post-call event until nothing is left to do.");
+    describe_counter!("elaoms_webhook_requests_total", "Webhook requests by the status answered.");
+    describe_counter!("elaoms_openai_requests_total", "Greetings asked for, each counted once after its retries.");
+    describe_counter!("elaoms_openai_attempts_total", "Requests sent to OpenAI.");
+    describe_histogram!("elaoms_openai_request_duration_seconds", s, "Duration of one request to OpenAI.");
+    describe_counter!("elaoms_openai_tokens_total", "Tokens billed.");
+    describe_histogram!("elaoms_openai_limiter_wait_seconds", s, "How long a greeting waited for the rate limiter.");
+    describe_gauge!("elaoms_openai_breaker_open", "1 while OpenAI is not asked because it keeps failing.");
+    describe_counter!("elaoms_agent_cache_requests_total", "Look-ups of agent profiles.");
+    describe_gauge!("elaoms_agent_cache_entries", "Agent profiles held.");
+    describe_counter!("elaoms_tier_queries_total", "Reads of a tier from the memory store.");
+    describe_histogram!("elaoms_tier_query_duration_seconds", s, "Duration of a read of a tier from the memory store.");
+    describe_gauge!("elaoms_inbox_pending", "Post-call events with something left to do.");
+    describe_gauge!("elaoms_inbox_oldest_pending_seconds", s, "Age of the oldest of them; 0 if there is none.");
+    describe_gauge!("elaoms_dead_letters", "Post-call events given up or never understood.");
+    describe_gauge!("elaoms_sessions_active", "Caller sessions in memory.");
+    describe_counter!("elaoms_actor_restarts_total", "Actors restarted after a failure.");
+    describe_gauge!("elaoms_last_post_call_timestamp_seconds", s, "Unix time of the last post-call event taken; 0 before the first.");
+    describe_gauge!("elaoms_build_info", "1; the version is the label.");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_series_is_there_before_the_first_event() {
+        let (_metrics, handle) = Metrics::new();
+        let page = handle.render();
+        for line in [
+            r#"elaoms_client_data_duration_seconds_bucket{outcome="deadline",le="0.2"} 0"#,
+            r#"elaoms_client_data_duration_seconds_bucket{outcome="greeting",le="0.5"} 0"#,
+            r#"elaoms_post_call_processing_duration_seconds_bucket{outcome="greeted",le="30"} 0"#,
+            r#"elaoms_post_call_processing_duration_seconds_bucket{outcome="greeted",le="60"} 0"#,
+            r#"elaoms_webhook_requests_total{endpoint="post-call",status="503"} 0"#,
+            r#"elaoms_tier_queries_total{tier="2",result="error"} 0"#,
+            r#"elaoms_actor_restarts_total{actor="session"} 0"#,
+            "elaoms_dead_letters 0",
+        ] {
+            assert!(page.contains(line), "{line} is missing in\n{page}");
+        }
+        assert!(!page.contains("quantile"), "a histogram without buckets became a summary");
+    }
+}
