@@ -1,7 +1,26 @@
 //! ELAOMS: the memory of voice agents that answer telephones.
+//!
+//! Where things live, outermost first:
+//!
+//! - [`cli`]: one module for each subcommand.
+//! - [`app`]: builds every part, runs it, stops it.
+//! - [`config`]: the environment, read in one place.
+//! - [`http`]: webhooks, signatures, status codes. Knows the actors' handles.
+//! - [`actors`]: caller sessions, agent cache, OpenAI client, inbox, and who
+//!   supervises them.
+//! - [`store`]: what is kept, as two traits and their backends.
+//! - [`clients`]: other people's HTTP APIs.
+//! - [`domain`]: the rules, without I/O. Everything points here; it points nowhere.
+//!
+//! `ARCHITECTURE.md` tells why.
+
 pub mod actors;
+pub mod app;
+pub mod cli;
 pub mod clients;
+pub mod config;
 pub mod domain;
+pub mod http;
 pub mod metric_definitions;
 pub mod store;
 pub mod telemetry;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The `elaoms` program.
+
+fn main() -> std::process::ExitCode {
+    elaoms::cli::run()
+}

@@ -1,0 +1,165 @@
+//! The whole service: builds every part, runs it, and stops it in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::actors::{ActorSystem, SystemOptions};
+use crate::clients::{ElevenLabs, OpenAi};
+use crate::config::Config;
+use crate::http::{self, OpsState, PublicState};
+use crate::metric_definitions::Metrics;
+use crate::store::{Archive, Ledger, MemoryStore, SqliteDatabase, SqliteLedger, SqliteMemoryStore};
+
+/// How long open requests may take after a stop was asked for.
+const REQUEST_GRACE: Duration = Duration::from_secs(10);
+/// How long calls under way may take after that. What is not done then is in
+/// the inbox and done after the next start.
+const WORK_GRACE: Duration = Duration::from_secs(5);
+/// How often metrics are tidied.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Why the service does not start, or has stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The database, archive or actors.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+    /// An address is in use or not ours.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(SocketAddr, std::io::Error),
+    /// TLS cannot be set up.
+    #[error("cannot set up HTTPS: {0}")]
+    Tls(#[from] reqwest::Error),
+    /// Actors failed too often.
+    #[error("the actors failed too often")]
+    GaveUp,
+}
+
+/// The running service.
+pub struct App {
+    /// Where the webhooks listen.
+    pub public_addr: SocketAddr,
+    /// Where metrics and health are.
+    pub ops_addr: SocketAddr,
+    system: ActorSystem,
+    database: SqliteDatabase,
+    stop_public: CancellationToken,
+    stop_ops: CancellationToken,
+    public: JoinHandle<()>,
+    ops: JoinHandle<()>,
+}
+
+impl App {
+    /// Starts the service. When this returns, it answers.
+    ///
+    /// # Errors
+    /// [`AppError`]
+    pub async fn start(config: Config) -> Result<Self, AppError> {
+        let services = config.services;
+        // Listen first: an address in use is the commonest mistake.
+        let (public_listener, public_addr) = listen(config.bind_addr).await?;
+        let (ops_listener, ops_addr) = listen(config.ops_addr).await?;
+
+        let (metrics, rendered) = Metrics::new();
+        let metrics = Arc::new(metrics);
+        let database = SqliteDatabase::open(&services.database)?;
+        let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::new(database.clone()));
+        let store: Arc<dyn MemoryStore> = Arc::new(SqliteMemoryStore::new(database.clone()));
+        let archive = Archive::open(&services.archive)?;
+        let elevenlabs =
+            services.elevenlabs.map(|(url, key)| ElevenLabs::new(url, key)).transpose()?;
+        let openai = services
+            .openai
+            .map(|(options, limits)| OpenAi::new(options).map(|client| (client, limits)))
+            .transpose()?;
+        let greetings = openai.is_some();
+
+        let system = ActorSystem::start(SystemOptions {
+            ledger: Arc::clone(&ledger),
+            store: Arc::clone(&store),
+            archive: archive.clone(),
+            elevenlabs,
+            openai,
+            agent_ttl: services.agent_ttl,
+            greeting_retry: services.greeting_retry,
+            sessions: services.sessions,
+            metrics: Arc::clone(&metrics),
+            caller_ids: services.caller_ids.clone(),
+        })
+        .await?;
+
+        let public_routes = http::routes(PublicState {
+            sessions: system.sessions.clone(),
+            agents: system.agents.clone(),
+            inbox: system.inbox.clone(),
+            ledger: Arc::clone(&ledger),
+            archive: archive.clone(),
+            metrics,
+            caller_ids: services.caller_ids,
+            client_data_key: config.client_data_key,
+            search_data_key: config.search_data_key,
+            post_call_key: config.post_call_key,
+            client_data_deadline: services.client_data_deadline,
+            max_body: services.max_body,
+            greetings,
+        });
+        let upkeep = rendered.clone();
+        let ops_routes = http::ops_routes(OpsState {
+            metrics: rendered,
+            sessions: system.sessions.clone(),
+            agents: system.agents.clone(),
+            inbox: system.inbox.clone(),
+            ledger,
+            store,
+            archive,
+            admin_key: config.admin_key,
+        });
+
+        let (stop_public, stop_ops) = (CancellationToken::new(), CancellationToken::new());
+        let public = tokio::spawn(http::serve(public_listener, public_routes, stop_public.clone(), REQUEST_GRACE));
+        let ops = tokio::spawn(http::serve(ops_listener, ops_routes, stop_ops.clone(), Duration::ZERO));
+        let until = stop_ops.clone();
+        tokio::spawn(until.run_until_cancelled_owned(async move {
+            loop {
+                tokio::time::sleep(UPKEEP).await;
+                upkeep.run_upkeep();
+            }
+        }));
+        Ok(Self { public_addr, ops_addr, system, database, stop_public, stop_ops, public, ops })
+    }
+
+    /// Whether the actors are alive: what a watchdog wants to know.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.system.is_alive() && self.system.inbox.is_moving()
+    }
+
+    /// Returns when the service can no longer run. Never, if all is well.
+    pub async fn failed(&mut self) -> AppError {
+        self.system.failed().await;
+        AppError::GaveUp
+    }
+
+    /// Stops in order: no new requests, open requests, work under way, actors,
+    /// database. Takes some 20 seconds at most.
+    pub async fn stop(self) {
+        self.stop_public.cancel();
+        let _ = self.public.await;
+        self.system.stop(WORK_GRACE).await;
+        self.stop_ops.cancel();
+        let _ = self.ops.await;
+        self.database.close().await;
+    }
+}
+
+async fn listen(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), AppError> {
+    let failed = |e| AppError::Listen(addr, e);
+    let listener = TcpListener::bind(addr).await.map_err(failed)?;
+    let addr = listener.local_addr().map_err(failed)?;
+    Ok((listener, addr))
+}

@@ -1,0 +1,56 @@
+//! The command line: one module for each subcommand.
+
+mod check;
+mod demo;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The exit status for a configuration that cannot be used (`EX_CONFIG`).
+const EXIT_CONFIG: u8 = 78;
+
+/// The memory of voice agents that answer telephones.
+#[derive(Debug, Parser)]
+#[command(version, about, long_about = None)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answer ElevenLabs' webhooks (the default).
+    Serve,
+    /// Show what callers would hear, on loopback, without any account.
+    Demo(demo::DemoArguments),
+    /// Try the configured services for real.
+    Check(check::CheckArguments),
+}
+
+/// Runs the program.
+#[must_use]
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("elaoms: the runtime cannot be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(async {
+        match arguments.command.unwrap_or(Command::Serve) {
+            Command::Serve => serve::run().await,
+            Command::Demo(arguments) => demo::run(arguments).await,
+            Command::Check(arguments) => check::run(arguments).await,
+        }
+    })
+}
+
+/// Says why the configuration cannot be used.
+fn refuse_config(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("elaoms: {error}\nSettings are read from the environment and from .env; .env.example explains each of them.");
+    ExitCode::from(EXIT_CONFIG)
+}

@@ -1,0 +1,181 @@
+//! `elaoms check`: tries the configured services for real (guide, Phase 2).
+//!
+//! A line for each check: PASS or FAIL, the reason, the remedy. The exit
+//! status is 0 only if every check passed.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+
+use super::refuse_config;
+use crate::clients::{ElevenLabs, ElevenLabsError, OpenAi, OpenAiError};
+use crate::config::{Config, Environment, Services};
+use crate::domain::agent_profile::AgentProfile;
+use crate::domain::call_event::{Role, Turn};
+use crate::domain::greeting::Greeting;
+use crate::domain::ids::AgentId;
+use crate::domain::prompt::GreetingPrompt;
+use crate::store::{Archive, MemoryStore, SqliteDatabase, SqliteMemoryStore, StoreError};
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Ask OpenAI for a greeting.
+    Openai,
+    /// Fetch an agent's profile from ElevenLabs.
+    Agent {
+        /// The agent's id.
+        id: String,
+    },
+    /// Open the database and the archive, and write to both.
+    Memory,
+    /// Read the settings that `serve` needs.
+    Config,
+    /// All of these; the agent only if one is named.
+    All {
+        /// The agent's id.
+        #[arg(long)]
+        agent: Option<String>,
+    },
+}
+
+/// What a check found: a remark, or a reason and a remedy.
+type Outcome = Result<String, (String, &'static str)>;
+
+pub(super) async fn run(arguments: CheckArguments) -> ExitCode {
+    let env = match Environment::load() {
+        Ok(env) => env,
+        Err(error) => return refuse_config(&error),
+    };
+    let services = match Services::from_env(&env) {
+        Ok(services) => services,
+        Err(error) => return refuse_config(&error),
+    };
+    let mut outcomes: Vec<(&str, Outcome)> = Vec::new();
+    match arguments.what {
+        What::Openai => outcomes.push(("openai", openai(services).await)),
+        What::Agent { id } => outcomes.push(("agent", agent(&services, &id).await)),
+        What::Memory => outcomes.push(("memory", memory(&services).await)),
+        What::Config => outcomes.push(("config", config(&env))),
+        What::All { agent: id } => {
+            outcomes.push(("config", config(&env)));
+            outcomes.push(("memory", memory(&services).await));
+            if let Some(id) = id {
+                outcomes.push(("agent", agent(&services, &id).await));
+            }
+            outcomes.push(("openai", openai(services).await));
+        }
+    }
+    let mut passed = true;
+    for (name, outcome) in outcomes {
+        match outcome {
+            Ok(remark) => println!("PASS {name}: {remark}"),
+            Err((reason, remedy)) => {
+                passed = false;
+                println!("FAIL {name}: {}\n     remedy: {remedy}", reason.trim_end());
+            }
+        }
+    }
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn config(env: &Environment) -> Outcome {
+    let config = Config::from_env(env)
+        .map_err(|e| (e.to_string(), "set them in .env or in the environment"))?;
+    let warnings = config.services.warnings;
+    if warnings.is_empty() {
+        Ok("every setting is usable".into())
+    } else {
+        Ok(format!("usable, with remarks:\n     - {}", warnings.join("\n     - ")))
+    }
+}
+
+async fn openai(services: Services) -> Outcome {
+    let Some((options, _)) = services.openai else {
+        return Err(("OPENAI_API_KEY is not set".into(), "get one at https://platform.openai.com/api-keys"));
+    };
+    let model = options.model.clone();
+    let client = OpenAi::new(options).map_err(|e| (e.to_string(), "check the system's TLS certificates"))?;
+    let agent_id = AgentId::parse("agent_check").map_err(|e| (e.to_string(), "report this"))?;
+    let agent = AgentProfile { name: Some("Test".into()), first_message: Some("Hi".into()), ..AgentProfile::default() };
+    let turns = [
+        Turn { role: Role::Agent, text: "Hello".into() },
+        Turn { role: Role::Caller, text: "Hi, my name is John. I want to plant tomatoes.".into() },
+    ];
+    let prompt = GreetingPrompt::new(&agent_id, &agent, None, Timestamp::now(), &turns);
+    let answer = client.complete(&prompt).await.map_err(|error| {
+        let remedy = match error {
+            OpenAiError::InvalidKey(_) => "verify OPENAI_API_KEY",
+            OpenAiError::RateLimited { .. } | OpenAiError::QuotaExhausted => "check your OpenAI plan and its limits",
+            OpenAiError::Timeout => "increase OPENAI_TIMEOUT or check network connectivity",
+            OpenAiError::Network(_) => "check network connectivity and OPENAI_BASE_URL",
+            OpenAiError::Refused { .. } => "check OPENAI_MODEL and OPENAI_BASE_URL",
+            OpenAiError::Server { .. } => "try again later",
+            OpenAiError::Unusable(_) => "raise OPENAI_MAX_TOKENS or choose another OPENAI_MODEL",
+        };
+        (error.to_string(), remedy)
+    })?;
+    let greeting = Greeting::from_answer(&answer.content)
+        .map_err(|e| (format!("{model} answers, but {e}"), "choose another OPENAI_MODEL"))?;
+    let said = greeting.next_greeting.unwrap_or_else(|| "(none)".into());
+    Ok(format!(
+        "{model} made a greeting with {} + {} tokens: {said}",
+        answer.prompt_tokens, answer.completion_tokens
+    ))
+}
+
+async fn agent(services: &Services, id: &str) -> Outcome {
+    let Some((url, key)) = services.elevenlabs.clone() else {
+        return Err(("ELEVENLABS_API_KEY is not set".into(), "create one in ElevenLabs under API Keys"));
+    };
+    let client = ElevenLabs::new(url, key).map_err(|e| (e.to_string(), "check the system's TLS certificates"))?;
+    let agent = AgentId::parse(id).map_err(|e| (format!("the agent id {e}"), "copy it from ElevenLabs"))?;
+    let profile = client.agent(&agent).await.map_err(|error| {
+        let reason = match error {
+            ElevenLabsError::NotFound => format!("Agent not found: {agent}"),
+            ref other => other.to_string(),
+        };
+        let remedy = match error {
+            ElevenLabsError::NotFound => "verify the agent ID exists in ElevenLabs, and check ELEVENLABS_API_KEY",
+            ElevenLabsError::InvalidKey(_) => "check ELEVENLABS_API_KEY and its permission for agents",
+            _ => "check network connectivity and ELEVENLABS_BASE_URL",
+        };
+        (reason, remedy)
+    })?;
+    let declared: Vec<&str> = profile.placeholders.keys().map(String::as_str).collect();
+    let permission = if profile.first_message_override {
+        "its first message may be overridden"
+    } else {
+        "its first message may NOT be overridden: use {{next_greeting}} in it, or permit the override under Security"
+    };
+    Ok(format!(
+        "{:?}; {permission}; variables declared: {}",
+        profile.name_or(&agent),
+        if declared.is_empty() { "none".to_owned() } else { declared.join(", ") },
+    ))
+}
+
+async fn memory(services: &Services) -> Outcome {
+    const REMEDY: &str = "check DATABASE_URL, PAYLOAD_STORAGE_PATH, their permissions and the free space; \
+         a running service holds the database: ask its /health/ready instead";
+    let failed = |e: StoreError| (e.to_string(), REMEDY);
+    let database = SqliteDatabase::open(&services.database).map_err(failed)?;
+    let store: Arc<dyn MemoryStore> = Arc::new(SqliteMemoryStore::new(database.clone()));
+    let written = store.check_writable().await;
+    database.close().await;
+    written.map_err(failed)?;
+    let archive = Archive::open(&services.archive).map_err(failed)?;
+    archive.check_writable().await.map_err(failed)?;
+    Ok(format!(
+        "SQLite at {} and the archive at {} take writes",
+        services.database.display(),
+        services.archive.display()
+    ))
+}

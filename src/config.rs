@@ -1,0 +1,331 @@
+//! The configuration: every environment variable is read here and nowhere else.
+//!
+//! A value that is out of range is warned about and replaced by its default
+//! (guide, "Configuration Validation"); a value that cannot be guessed, such
+//! as a secret or an address, is an error that says how to mend it.
+
+mod environment;
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::actors::{OpenAiLimits, SessionOptions};
+use crate::clients::OpenAiOptions;
+use crate::telemetry::{CallerIdFormat, LogFormat};
+
+pub use environment::Environment;
+
+/// How long a caller's session stays in memory after the last call.
+const SESSION_IDLE: Duration = Duration::from_secs(15 * 60);
+
+/// Everything that can be set.
+pub struct Config {
+    /// `BIND_ADDR`
+    pub bind_addr: SocketAddr,
+    /// `OPS_ADDR`
+    pub ops_addr: SocketAddr,
+    /// `ELEVENLABS_CLIENT_DATA_KEY`
+    pub client_data_key: SecretString,
+    /// `ELEVENLABS_SEARCH_DATA_KEY`
+    pub search_data_key: SecretString,
+    /// `ELEVENLABS_POST_CALL_KEY`
+    pub post_call_key: SecretString,
+    /// `ADMIN_KEY`
+    pub admin_key: Option<SecretString>,
+    /// What does not depend on the webhooks' secrets.
+    pub services: Services,
+}
+
+/// The part of the configuration that `check` needs as well: stores,
+/// upstreams, limits, logs.
+pub struct Services {
+    /// Path of the SQLite file, from `DATABASE_URL`.
+    pub database: PathBuf,
+    /// `PAYLOAD_STORAGE_PATH`
+    pub archive: PathBuf,
+    /// `OPENAI_…`; `None` without `OPENAI_API_KEY`.
+    pub openai: Option<(OpenAiOptions, OpenAiLimits)>,
+    /// `ELEVENLABS_BASE_URL` and `ELEVENLABS_API_KEY`; `None` without the key.
+    pub elevenlabs: Option<(String, SecretString)>,
+    /// `AGENT_CACHE_TTL_HOURS`
+    pub agent_ttl: Duration,
+    /// `CLIENT_DATA_DEADLINE_MS`
+    pub client_data_deadline: Duration,
+    /// `GREETING_RETRY_HOURS`
+    pub greeting_retry: Duration,
+    /// `MAX_BODY_MB`, in bytes.
+    pub max_body: usize,
+    /// `MAX_SESSIONS`
+    pub sessions: SessionOptions,
+    /// `LOG_FORMAT`
+    pub log_format: LogFormat,
+    /// `LOG_CALLER_IDS`
+    pub caller_ids: CallerIdFormat,
+    /// `RUST_LOG`
+    pub log_filter: Option<String>,
+    /// What to tell the operator once logs are on.
+    pub warnings: Vec<String>,
+}
+
+/// What is wrong with the configuration, one line each.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the configuration is not complete:\n{}", .0.iter().map(|p| format!("  - {p}\n")).collect::<String>())]
+pub struct ConfigError(pub Vec<String>);
+
+const API_KEY_HINT: &str = "choose any long random text, for instance with: openssl rand -hex 32; \
+     then enter the same text as a secret in the agent's webhook header X-Api-Key";
+const POST_CALL_HINT: &str = "ElevenLabs shows it once when the post-call webhook is created \
+     (Settings, Webhooks); it begins with wsec_";
+
+impl Config {
+    /// Reads what `serve` needs.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names every missing or unusable variable at once.
+    pub fn from_env(env: &Environment) -> Result<Self, ConfigError> {
+        let mut reader = Reader { env, problems: Vec::new(), warnings: Vec::new() };
+        let client_data_key = reader.secret("ELEVENLABS_CLIENT_DATA_KEY", API_KEY_HINT);
+        let search_data_key = reader.secret("ELEVENLABS_SEARCH_DATA_KEY", API_KEY_HINT);
+        let post_call_key = reader.secret("ELEVENLABS_POST_CALL_KEY", POST_CALL_HINT);
+        let bind_addr = reader.address("BIND_ADDR", "0.0.0.0:8000");
+        let ops_addr = reader.address("OPS_ADDR", "127.0.0.1:9464");
+        let admin_key = reader.text("ADMIN_KEY").map(SecretString::from);
+        let services = reader.services(Some(&post_call_key));
+        reader.finish(Self { bind_addr, ops_addr, client_data_key, search_data_key, post_call_key, admin_key, services })
+    }
+}
+
+impl Services {
+    /// Reads what `check` needs.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names every unusable variable at once.
+    pub fn from_env(env: &Environment) -> Result<Self, ConfigError> {
+        let mut reader = Reader { env, problems: Vec::new(), warnings: Vec::new() };
+        let services = reader.services(None);
+        reader.finish(services)
+    }
+}
+
+struct Reader<'a> {
+    env: &'a Environment,
+    problems: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn finish<T>(self, config: T) -> Result<T, ConfigError> {
+        if self.problems.is_empty() { Ok(config) } else { Err(ConfigError(self.problems)) }
+    }
+
+    /// An empty value counts as not set.
+    fn text(&self, name: &str) -> Option<String> {
+        self.env.get(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty())
+    }
+
+    fn secret(&mut self, name: &str, hint: &str) -> SecretString {
+        self.text(name).unwrap_or_else(|| {
+            self.problems.push(format!("{name} is not set: {hint}"));
+            String::new()
+        }).into()
+    }
+
+    fn address(&mut self, name: &str, default: &str) -> SocketAddr {
+        let text = self.text(name).unwrap_or_else(|| default.to_owned());
+        text.parse().unwrap_or_else(|_| {
+            self.problems.push(format!("{name} is {text:?}, not an address such as {default}"));
+            SocketAddr::from(([127, 0, 0, 1], 0))
+        })
+    }
+
+    fn url(&mut self, name: &str, default: &str) -> String {
+        let text = self.text(name).unwrap_or_else(|| default.to_owned());
+        let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        if rest.is_none_or(|r| r.is_empty() || r.contains(char::is_whitespace)) {
+            self.problems.push(format!("{name} is {text:?}, not a URL such as {default}"));
+        }
+        text.trim_end_matches('/').to_owned()
+    }
+
+    /// A number within `range`, else the default with a warning.
+    fn number<T>(&mut self, name: &str, default: T, range: std::ops::RangeInclusive<T>) -> T
+    where
+        T: std::str::FromStr + PartialOrd + Copy + std::fmt::Display,
+    {
+        let Some(text) = self.text(name) else {
+            return default;
+        };
+        match text.parse() {
+            Ok(number) if range.contains(&number) => number,
+            _ => {
+                self.warnings.push(format!(
+                    "{name} is {text:?}, not a number from {} to {}; using {default}",
+                    range.start(),
+                    range.end(),
+                ));
+                default
+            }
+        }
+    }
+
+    fn services(&mut self, post_call_key: Option<&SecretString>) -> Services {
+        let database = self.database();
+        let openai = self.openai();
+        let elevenlabs = self.elevenlabs();
+        let log_format = match self.text("LOG_FORMAT").as_deref() {
+            None | Some("text") => LogFormat::Text,
+            Some("json") => LogFormat::Json,
+            Some(other) => {
+                self.warnings.push(format!("LOG_FORMAT is {other:?}, not text or json; using text"));
+                LogFormat::Text
+            }
+        };
+        let caller_ids = match self.text("LOG_CALLER_IDS").as_deref() {
+            None | Some("full") => CallerIdFormat::Full,
+            Some("masked") => CallerIdFormat::Masked,
+            Some("hashed") => {
+                let key = post_call_key.map(|k| k.expose_secret().as_bytes()).unwrap_or_default();
+                CallerIdFormat::hashed(key)
+            }
+            Some(other) => {
+                // Who misspells it wanted less in the logs, not more.
+                self.warnings.push(format!("LOG_CALLER_IDS is {other:?}, not full, masked or hashed; using masked"));
+                CallerIdFormat::Masked
+            }
+        };
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        Services {
+            database,
+            archive: self.text("PAYLOAD_STORAGE_PATH").unwrap_or_else(|| "./payloads".into()).into(),
+            openai,
+            elevenlabs,
+            agent_ttl: hours(self.number("AGENT_CACHE_TTL_HOURS", 24, 1..=8_760)),
+            client_data_deadline: Duration::from_millis(self.number("CLIENT_DATA_DEADLINE_MS", 400, 10..=10_000)),
+            greeting_retry: hours(self.number("GREETING_RETRY_HOURS", 24, 0..=720)),
+            max_body: self.number("MAX_BODY_MB", 64usize, 1..=1_024) * 1024 * 1024,
+            sessions: SessionOptions {
+                most: self.number("MAX_SESSIONS", 20_000, 16..=10_000_000),
+                idle: SESSION_IDLE,
+            },
+            log_format,
+            caller_ids,
+            log_filter: self.text("RUST_LOG"),
+            warnings: std::mem::take(&mut self.warnings),
+        }
+    }
+
+    fn database(&mut self) -> PathBuf {
+        let url = self.text("DATABASE_URL").unwrap_or_else(|| "sqlite://data/elaoms.db".into());
+        match url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")) {
+            Some(path) if !path.is_empty() && !path.contains('?') => path.into(),
+            _ => {
+                // A database URL may hold a password: only its scheme is repeated.
+                let scheme = url.split(':').next().unwrap_or_default();
+                self.problems.push(format!(
+                    "DATABASE_URL begins with {scheme:?}; what is known is sqlite://path/to/file.db"
+                ));
+                PathBuf::new()
+            }
+        }
+    }
+
+    fn openai(&mut self) -> Option<(OpenAiOptions, OpenAiLimits)> {
+        let base_url = self.url("OPENAI_BASE_URL", "https://api.openai.com/v1");
+        let model = self.text("OPENAI_MODEL").unwrap_or_else(|| "gpt-4o-mini".into());
+        let max_tokens = self.number("OPENAI_MAX_TOKENS", 150, 50..=500);
+        let temperature = self.number("OPENAI_TEMPERATURE", 0.7, 0.0..=2.0);
+        let timeout = Duration::from_secs(self.number("OPENAI_TIMEOUT", 30, 5..=120));
+        let limits = OpenAiLimits {
+            requests_per_minute: self.limit("OPENAI_RPM", 500),
+            tokens_per_minute: self.limit("OPENAI_TPM", 200_000),
+        };
+        let Some(api_key) = self.text("OPENAI_API_KEY") else {
+            self.warnings.push(
+                "OPENAI_API_KEY is not set: callers are recognised, but no greetings are generated".into(),
+            );
+            return None;
+        };
+        let options = OpenAiOptions { base_url, api_key: api_key.into(), model, max_tokens, temperature, timeout };
+        Some((options, limits))
+    }
+
+    fn limit(&mut self, name: &str, default: u32) -> NonZeroU32 {
+        NonZeroU32::new(self.number(name, default, 1..=100_000_000)).unwrap_or(NonZeroU32::MIN)
+    }
+
+    fn elevenlabs(&mut self) -> Option<(String, SecretString)> {
+        let base_url = self.url("ELEVENLABS_BASE_URL", "https://api.elevenlabs.io");
+        let Some(key) = self.text("ELEVENLABS_API_KEY") else {
+            self.warnings.push(
+                "ELEVENLABS_API_KEY is not set: agent profiles cannot be fetched, so declared variables \
+                 are not filled and greetings do not know their agent"
+                    .into(),
+            );
+            return None;
+        };
+        Some((base_url, key.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRETS: [(&str, &str); 3] = [
+        ("ELEVENLABS_CLIENT_DATA_KEY", "a"),
+        ("ELEVENLABS_SEARCH_DATA_KEY", "b"),
+        ("ELEVENLABS_POST_CALL_KEY", "c"),
+    ];
+
+    fn config(more: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::from_env(&Environment::from_pairs(SECRETS.iter().chain(more).copied()))
+    }
+
+    #[test]
+    fn every_missing_secret_is_named_with_a_remedy() {
+        let error = Config::from_env(&Environment::from_pairs([("ELEVENLABS_CLIENT_DATA_KEY", " ")]))
+            .err()
+            .unwrap();
+        let text = error.to_string();
+        for name in ["ELEVENLABS_CLIENT_DATA_KEY", "ELEVENLABS_SEARCH_DATA_KEY", "ELEVENLABS_POST_CALL_KEY"] {
+            assert!(text.contains(name), "{text}");
+        }
+        assert!(text.contains("openssl rand -hex 32") && text.contains("wsec_"), "{text}");
+    }
+
+    #[test]
+    fn out_of_range_values_warn_and_fall_back() {
+        for (name, values) in [
+            ("OPENAI_MAX_TOKENS", ["49", "501", "many"]),
+            ("OPENAI_TEMPERATURE", ["-0.1", "2.1", "NaN"]),
+            ("OPENAI_TIMEOUT", ["4", "121", ""]),
+        ] {
+            for value in values {
+                let config = config(&[("OPENAI_API_KEY", "k"), (name, value)]).unwrap();
+                let (options, _) = config.services.openai.unwrap();
+                assert_eq!((options.max_tokens, options.timeout.as_secs()), (150, 30), "{name}={value}");
+                assert!((options.temperature - 0.7).abs() < f64::EPSILON, "{name}={value}");
+                let warned = config.services.warnings.iter().any(|w| w.contains(name));
+                assert_eq!(warned, !value.is_empty(), "{name}={value}");
+            }
+        }
+        let config = config(&[("OPENAI_API_KEY", "k"), ("OPENAI_MAX_TOKENS", "500"), ("OPENAI_TEMPERATURE", "0.0")]).unwrap();
+        assert_eq!(config.services.openai.unwrap().0.max_tokens, 500);
+    }
+
+    #[test]
+    fn a_password_in_a_database_url_is_not_repeated() {
+        let error = config(&[("DATABASE_URL", "mysql://me:secret@host/db")]).err().unwrap();
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn a_misspelled_log_setting_shows_less_not_more() {
+        let config = config(&[("LOG_CALLER_IDS", "mask")]).unwrap();
+        assert!(matches!(config.services.caller_ids, CallerIdFormat::Masked));
+    }
+}

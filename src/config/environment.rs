@@ -1,0 +1,48 @@
+//! Where settings come from: the process environment, then `.env`.
+
+use std::collections::HashMap;
+
+/// A snapshot of the settings.
+pub struct Environment(HashMap<String, String>);
+
+impl Environment {
+    /// The environment of the process, completed from `.env` in the working
+    /// folder: what is set in the environment wins.
+    ///
+    /// # Errors
+    /// If there is a `.env` that cannot be read; the message never repeats
+    /// its lines, which hold secrets.
+    pub fn load() -> Result<Self, String> {
+        let mut settings = HashMap::new();
+        match dotenvy::from_filename_iter(".env") {
+            Ok(lines) => {
+                for line in lines {
+                    let (name, value) = line.map_err(|e| match e {
+                        dotenvy::Error::LineParse(_, position) => {
+                            format!(".env has a line that cannot be read (at its character {position})")
+                        }
+                        other => format!(".env cannot be read: {other}"),
+                    })?;
+                    settings.insert(name, value);
+                }
+            }
+            Err(e) if e.not_found() => {}
+            Err(e) => return Err(format!(".env cannot be read: {e}")),
+        }
+        settings.extend(std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        }));
+        Ok(Self(settings))
+    }
+
+    /// Exactly these settings: for the demo and tests.
+    pub fn from_pairs<N: Into<String>, V: Into<String>>(pairs: impl IntoIterator<Item = (N, V)>) -> Self {
+        Self(pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+
+    /// The value as it is set.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+}

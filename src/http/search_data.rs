@@ -1,0 +1,154 @@
+//! `POST /webhook/search-data`: the agent looks something up during a call.
+
+use std::time::{Duration, Instant};
+
+use bytes::Buf;
+use futures_util::Stream;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+
+use super::error::{self, ApiError, Response};
+use super::{Shared, authorize, body};
+use crate::actors::Published;
+use crate::domain::caller_id::CallerId;
+use crate::domain::ids::AgentId;
+use crate::domain::memory::Memory;
+use crate::metric_definitions::SearchOutcome;
+
+/// After this long a search gets the empty answer: somebody is on the line.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// Flat, or inside ElevenLabs' `{tool_name, tool_call_id, parameters: {…}}`.
+#[derive(Deserialize)]
+struct Request {
+    #[serde(flatten)]
+    flat: Parameters,
+    #[serde(default)]
+    parameters: Option<Parameters>,
+}
+
+#[derive(Deserialize)]
+struct Parameters {
+    query: Option<String>,
+    /// Null counts as withheld.
+    #[serde(default, deserialize_with = "present")]
+    user_id: Option<Option<String>>,
+    agent_id: Option<String>,
+}
+
+/// Tells null from absent.
+fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Option<String>>, D::Error> {
+    Deserialize::deserialize(value).map(Some)
+}
+
+struct Query {
+    query: String,
+    caller: Option<CallerId>,
+    agent: AgentId,
+}
+
+impl Query {
+    fn parse(body: &[u8]) -> Result<Self, ApiError> {
+        let Request { flat, parameters } = serde_json::from_slice(body)?;
+        let inner = parameters.unwrap_or(Parameters { query: None, user_id: None, agent_id: None });
+        let missing = |field: &str| ApiError::Invalid(format!("{field} is missing"));
+        let agent = inner.agent_id.or(flat.agent_id).ok_or_else(|| missing("agent_id"))?;
+        let user = inner.user_id.or(flat.user_id).ok_or_else(|| missing("user_id"))?;
+        Ok(Self {
+            query: inner.query.or(flat.query).ok_or_else(|| missing("query"))?,
+            caller: CallerId::parse(user.as_deref().unwrap_or_default()).ok(),
+            agent: AgentId::parse(&agent).map_err(|e| ApiError::Invalid(format!("agent_id {e}")))?,
+        })
+    }
+}
+
+#[derive(Serialize, Default)]
+struct Answer {
+    profile: Option<ProfileAnswer>,
+    memories: Vec<MemoryAnswer>,
+}
+
+#[derive(Serialize)]
+struct ProfileAnswer {
+    name: Option<String>,
+    /// What this agent remembers of the last call.
+    summary: Option<String>,
+    phone_number: String,
+}
+
+#[derive(Serialize)]
+struct MemoryAnswer {
+    content: String,
+    sector: &'static str,
+    salience: f32,
+    timestamp: Timestamp,
+}
+
+impl Answer {
+    fn new(published: &Published, agent: &AgentId, memories: Vec<Memory>) -> Self {
+        let view = published.view();
+        let summary = view.states.get(agent).and_then(|s| s.conversation_summary.clone());
+        Self {
+            profile: view.profile.as_ref().map(|profile| ProfileAnswer {
+                name: profile.name.as_ref().map(ToString::to_string),
+                summary,
+                phone_number: profile.phone_number.as_str().to_owned(),
+            }),
+            memories: memories
+                .into_iter()
+                .map(|memory| MemoryAnswer {
+                    content: memory.content,
+                    sector: memory.sector.as_str(),
+                    salience: memory.salience,
+                    timestamp: memory.timestamp,
+                })
+                .collect(),
+        }
+    }
+}
+
+pub(super) async fn answer<S, B>(
+    shared: &Shared,
+    key: Option<&str>,
+    body: S,
+    started: Instant,
+) -> Result<Response, ApiError>
+where
+    S: Stream<Item = Result<B, warp::Error>>,
+    B: Buf,
+{
+    authorize(key, &shared.state.search_data_key)?;
+    let body = body::read_small(body).await?;
+    let query = Query::parse(&body)?;
+    let (outcome, answer) = search(shared, &query).await;
+    shared.state.metrics.search_data.get(outcome).record(started.elapsed());
+    Ok(error::json(&answer))
+}
+
+async fn search(shared: &Shared, query: &Query) -> (SearchOutcome, Answer) {
+    let state = &shared.state;
+    let Some(caller) = &query.caller else {
+        return (SearchOutcome::Withheld, Answer::default());
+    };
+    let shown = state.caller_ids.show(caller);
+    let Ok(_permit) = shared.searches.try_acquire() else {
+        tracing::error!("Too many searches at once - answering without memories");
+        return (SearchOutcome::Error, Answer::default());
+    };
+    match timeout(DEADLINE, state.sessions.search(caller, &query.agent, &query.query)).await {
+        Ok(Ok((published, memories))) => {
+            let outcome = if memories.is_empty() { SearchOutcome::Empty } else { SearchOutcome::Found };
+            tracing::info!("Search-data webhook for {shown}, agent: {}: {} memories", query.agent, memories.len());
+            (outcome, Answer::new(&published, &query.agent, memories))
+        }
+        Ok(Err(error)) => {
+            tracing::error!(%error, "A search for {shown} failed - answering without memories");
+            (SearchOutcome::Error, Answer::default())
+        }
+        Err(_) => {
+            tracing::error!("No answer from the store in time for a search of {shown}");
+            (SearchOutcome::Deadline, Answer::default())
+        }
+    }
+}
