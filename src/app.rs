@@ -71,8 +71,10 @@ impl App {
         let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::new(database.clone()));
         let store: Arc<dyn MemoryStore> = Arc::new(SqliteMemoryStore::new(database.clone()));
         let archive = Archive::open(&services.archive)?;
-        let elevenlabs =
-            services.elevenlabs.map(|(url, key)| ElevenLabs::new(url, key)).transpose()?;
+        let elevenlabs = services
+            .elevenlabs
+            .map(|(url, key)| ElevenLabs::new(url, key))
+            .transpose()?;
         let openai = services
             .openai
             .map(|(options, limits)| OpenAi::new(options).map(|client| (client, limits)))
@@ -121,8 +123,18 @@ impl App {
         });
 
         let (stop_public, stop_ops) = (CancellationToken::new(), CancellationToken::new());
-        let public = tokio::spawn(http::serve(public_listener, public_routes, stop_public.clone(), REQUEST_GRACE));
-        let ops = tokio::spawn(http::serve(ops_listener, ops_routes, stop_ops.clone(), Duration::ZERO));
+        let public = tokio::spawn(http::serve(
+            public_listener,
+            public_routes,
+            stop_public.clone(),
+            REQUEST_GRACE,
+        ));
+        let ops = tokio::spawn(http::serve(
+            ops_listener,
+            ops_routes,
+            stop_ops.clone(),
+            Duration::ZERO,
+        ));
         let until = stop_ops.clone();
         tokio::spawn(until.run_until_cancelled_owned(async move {
             loop {
@@ -130,7 +142,16 @@ impl App {
                 upkeep.run_upkeep();
             }
         }));
-        Ok(Self { public_addr, ops_addr, system, database, stop_public, stop_ops, public, ops })
+        Ok(Self {
+            public_addr,
+            ops_addr,
+            system,
+            database,
+            stop_public,
+            stop_ops,
+            public,
+            ops,
+        })
     }
 
     /// Whether the actors are alive: what a watchdog wants to know.

@@ -33,7 +33,10 @@ enum Command {
 #[must_use]
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("elaoms: the runtime cannot be started: {error}");
@@ -51,6 +54,8 @@ pub fn run() -> ExitCode {
 
 /// Says why the configuration cannot be used.
 fn refuse_config(error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("elaoms: {error}\nSettings are read from the environment and from .env; .env.example explains each of them.");
+    eprintln!(
+        "elaoms: {error}\nSettings are read from the environment and from .env; .env.example explains each of them."
+    );
     ExitCode::from(EXIT_CONFIG)
 }

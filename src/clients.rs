@@ -87,7 +87,11 @@ mod tests {
         let check = |name: &'static str, value: &str, expected: Option<u64>| {
             let mut headers = HeaderMap::new();
             headers.insert(name, value.parse().unwrap());
-            assert_eq!(retry_after(&headers, now), expected.map(Duration::from_millis), "{value}");
+            assert_eq!(
+                retry_after(&headers, now),
+                expected.map(Duration::from_millis),
+                "{value}"
+            );
         };
         check("retry-after", "2", Some(2_000));
         check("retry-after", "0.5", Some(500));

@@ -87,7 +87,11 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names every missing or unusable variable at once.
     pub fn from_env(env: &Environment) -> Result<Self, ConfigError> {
-        let mut reader = Reader { env, problems: Vec::new(), warnings: Vec::new() };
+        let mut reader = Reader {
+            env,
+            problems: Vec::new(),
+            warnings: Vec::new(),
+        };
         let client_data_key = reader.secret("ELEVENLABS_CLIENT_DATA_KEY", API_KEY_HINT);
         let search_data_key = reader.secret("ELEVENLABS_SEARCH_DATA_KEY", API_KEY_HINT);
         let post_call_key = reader.secret("ELEVENLABS_POST_CALL_KEY", POST_CALL_HINT);
@@ -95,7 +99,15 @@ impl Config {
         let ops_addr = reader.address("OPS_ADDR", "127.0.0.1:9464");
         let admin_key = reader.text("ADMIN_KEY").map(SecretString::from);
         let services = reader.services(Some(&post_call_key));
-        reader.finish(Self { bind_addr, ops_addr, client_data_key, search_data_key, post_call_key, admin_key, services })
+        reader.finish(Self {
+            bind_addr,
+            ops_addr,
+            client_data_key,
+            search_data_key,
+            post_call_key,
+            admin_key,
+            services,
+        })
     }
 }
 
@@ -105,7 +117,11 @@ impl Services {
     /// # Errors
     /// [`ConfigError`] names every unusable variable at once.
     pub fn from_env(env: &Environment) -> Result<Self, ConfigError> {
-        let mut reader = Reader { env, problems: Vec::new(), warnings: Vec::new() };
+        let mut reader = Reader {
+            env,
+            problems: Vec::new(),
+            warnings: Vec::new(),
+        };
         let services = reader.services(None);
         reader.finish(services)
     }
@@ -119,34 +135,48 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn finish<T>(self, config: T) -> Result<T, ConfigError> {
-        if self.problems.is_empty() { Ok(config) } else { Err(ConfigError(self.problems)) }
+        if self.problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError(self.problems))
+        }
     }
 
     /// An empty value counts as not set.
     fn text(&self, name: &str) -> Option<String> {
-        self.env.get(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty())
+        self.env
+            .get(name)
+            .map(|v| v.trim().to_owned())
+            .filter(|v| !v.is_empty())
     }
 
     fn secret(&mut self, name: &str, hint: &str) -> SecretString {
-        self.text(name).unwrap_or_else(|| {
-            self.problems.push(format!("{name} is not set: {hint}"));
-            String::new()
-        }).into()
+        self.text(name)
+            .unwrap_or_else(|| {
+                self.problems.push(format!("{name} is not set: {hint}"));
+                String::new()
+            })
+            .into()
     }
 
     fn address(&mut self, name: &str, default: &str) -> SocketAddr {
         let text = self.text(name).unwrap_or_else(|| default.to_owned());
         text.parse().unwrap_or_else(|_| {
-            self.problems.push(format!("{name} is {text:?}, not an address such as {default}"));
+            self.problems.push(format!(
+                "{name} is {text:?}, not an address such as {default}"
+            ));
             SocketAddr::from(([127, 0, 0, 1], 0))
         })
     }
 
     fn url(&mut self, name: &str, default: &str) -> String {
         let text = self.text(name).unwrap_or_else(|| default.to_owned());
-        let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        let rest = text
+            .strip_prefix("https://")
+            .or_else(|| text.strip_prefix("http://"));
         if rest.is_none_or(|r| r.is_empty() || r.contains(char::is_whitespace)) {
-            self.problems.push(format!("{name} is {text:?}, not a URL such as {default}"));
+            self.problems
+                .push(format!("{name} is {text:?}, not a URL such as {default}"));
         }
         text.trim_end_matches('/').to_owned()
     }
@@ -180,7 +210,9 @@ impl Reader<'_> {
             None | Some("text") => LogFormat::Text,
             Some("json") => LogFormat::Json,
             Some(other) => {
-                self.warnings.push(format!("LOG_FORMAT is {other:?}, not text or json; using text"));
+                self.warnings.push(format!(
+                    "LOG_FORMAT is {other:?}, not text or json; using text"
+                ));
                 LogFormat::Text
             }
         };
@@ -188,23 +220,34 @@ impl Reader<'_> {
             None | Some("full") => CallerIdFormat::Full,
             Some("masked") => CallerIdFormat::Masked,
             Some("hashed") => {
-                let key = post_call_key.map(|k| k.expose_secret().as_bytes()).unwrap_or_default();
+                let key = post_call_key
+                    .map(|k| k.expose_secret().as_bytes())
+                    .unwrap_or_default();
                 CallerIdFormat::hashed(key)
             }
             Some(other) => {
                 // Who misspells it wanted less in the logs, not more.
-                self.warnings.push(format!("LOG_CALLER_IDS is {other:?}, not full, masked or hashed; using masked"));
+                self.warnings.push(format!(
+                    "LOG_CALLER_IDS is {other:?}, not full, masked or hashed; using masked"
+                ));
                 CallerIdFormat::Masked
             }
         };
         let hours = |hours: u64| Duration::from_secs(hours * 3600);
         Services {
             database,
-            archive: self.text("PAYLOAD_STORAGE_PATH").unwrap_or_else(|| "./payloads".into()).into(),
+            archive: self
+                .text("PAYLOAD_STORAGE_PATH")
+                .unwrap_or_else(|| "./payloads".into())
+                .into(),
             openai,
             elevenlabs,
             agent_ttl: hours(self.number("AGENT_CACHE_TTL_HOURS", 24, 1..=8_760)),
-            client_data_deadline: Duration::from_millis(self.number("CLIENT_DATA_DEADLINE_MS", 400, 10..=10_000)),
+            client_data_deadline: Duration::from_millis(self.number(
+                "CLIENT_DATA_DEADLINE_MS",
+                400,
+                10..=10_000,
+            )),
             greeting_retry: hours(self.number("GREETING_RETRY_HOURS", 24, 0..=720)),
             max_body: self.number("MAX_BODY_MB", 64usize, 1..=1_024) * 1024 * 1024,
             sessions: SessionOptions {
@@ -219,8 +262,13 @@ impl Reader<'_> {
     }
 
     fn database(&mut self) -> PathBuf {
-        let url = self.text("DATABASE_URL").unwrap_or_else(|| "sqlite://data/elaoms.db".into());
-        match url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")) {
+        let url = self
+            .text("DATABASE_URL")
+            .unwrap_or_else(|| "sqlite://data/elaoms.db".into());
+        match url
+            .strip_prefix("sqlite://")
+            .or_else(|| url.strip_prefix("sqlite:"))
+        {
             Some(path) if !path.is_empty() && !path.contains('?') => path.into(),
             _ => {
                 // A database URL may hold a password: only its scheme is repeated.
@@ -235,7 +283,9 @@ impl Reader<'_> {
 
     fn openai(&mut self) -> Option<(OpenAiOptions, OpenAiLimits)> {
         let base_url = self.url("OPENAI_BASE_URL", "https://api.openai.com/v1");
-        let model = self.text("OPENAI_MODEL").unwrap_or_else(|| "gpt-4o-mini".into());
+        let model = self
+            .text("OPENAI_MODEL")
+            .unwrap_or_else(|| "gpt-4o-mini".into());
         let max_tokens = self.number("OPENAI_MAX_TOKENS", 150, 50..=500);
         let temperature = self.number("OPENAI_TEMPERATURE", 0.7, 0.0..=2.0);
         let timeout = Duration::from_secs(self.number("OPENAI_TIMEOUT", 30, 5..=120));
@@ -245,11 +295,19 @@ impl Reader<'_> {
         };
         let Some(api_key) = self.text("OPENAI_API_KEY") else {
             self.warnings.push(
-                "OPENAI_API_KEY is not set: callers are recognised, but no greetings are generated".into(),
+                "OPENAI_API_KEY is not set: callers are recognised, but no greetings are generated"
+                    .into(),
             );
             return None;
         };
-        let options = OpenAiOptions { base_url, api_key: api_key.into(), model, max_tokens, temperature, timeout };
+        let options = OpenAiOptions {
+            base_url,
+            api_key: api_key.into(),
+            model,
+            max_tokens,
+            temperature,
+            timeout,
+        };
         Some((options, limits))
     }
 
@@ -282,19 +340,31 @@ mod tests {
     ];
 
     fn config(more: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        Config::from_env(&Environment::from_pairs(SECRETS.iter().chain(more).copied()))
+        Config::from_env(&Environment::from_pairs(
+            SECRETS.iter().chain(more).copied(),
+        ))
     }
 
     #[test]
     fn every_missing_secret_is_named_with_a_remedy() {
-        let error = Config::from_env(&Environment::from_pairs([("ELEVENLABS_CLIENT_DATA_KEY", " ")]))
-            .err()
-            .unwrap();
+        let error = Config::from_env(&Environment::from_pairs([(
+            "ELEVENLABS_CLIENT_DATA_KEY",
+            " ",
+        )]))
+        .err()
+        .unwrap();
         let text = error.to_string();
-        for name in ["ELEVENLABS_CLIENT_DATA_KEY", "ELEVENLABS_SEARCH_DATA_KEY", "ELEVENLABS_POST_CALL_KEY"] {
+        for name in [
+            "ELEVENLABS_CLIENT_DATA_KEY",
+            "ELEVENLABS_SEARCH_DATA_KEY",
+            "ELEVENLABS_POST_CALL_KEY",
+        ] {
             assert!(text.contains(name), "{text}");
         }
-        assert!(text.contains("openssl rand -hex 32") && text.contains("wsec_"), "{text}");
+        assert!(
+            text.contains("openssl rand -hex 32") && text.contains("wsec_"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -307,19 +377,33 @@ mod tests {
             for value in values {
                 let config = config(&[("OPENAI_API_KEY", "k"), (name, value)]).unwrap();
                 let (options, _) = config.services.openai.unwrap();
-                assert_eq!((options.max_tokens, options.timeout.as_secs()), (150, 30), "{name}={value}");
-                assert!((options.temperature - 0.7).abs() < f64::EPSILON, "{name}={value}");
+                assert_eq!(
+                    (options.max_tokens, options.timeout.as_secs()),
+                    (150, 30),
+                    "{name}={value}"
+                );
+                assert!(
+                    (options.temperature - 0.7).abs() < f64::EPSILON,
+                    "{name}={value}"
+                );
                 let warned = config.services.warnings.iter().any(|w| w.contains(name));
                 assert_eq!(warned, !value.is_empty(), "{name}={value}");
             }
         }
-        let config = config(&[("OPENAI_API_KEY", "k"), ("OPENAI_MAX_TOKENS", "500"), ("OPENAI_TEMPERATURE", "0.0")]).unwrap();
+        let config = config(&[
+            ("OPENAI_API_KEY", "k"),
+            ("OPENAI_MAX_TOKENS", "500"),
+            ("OPENAI_TEMPERATURE", "0.0"),
+        ])
+        .unwrap();
         assert_eq!(config.services.openai.unwrap().0.max_tokens, 500);
     }
 
     #[test]
     fn a_password_in_a_database_url_is_not_repeated() {
-        let error = config(&[("DATABASE_URL", "mysql://me:secret@host/db")]).err().unwrap();
+        let error = config(&[("DATABASE_URL", "mysql://me:secret@host/db")])
+            .err()
+            .unwrap();
         assert!(!error.to_string().contains("secret"), "{error}");
     }
 

@@ -120,10 +120,12 @@ pub fn routes(state: PublicState) -> BoxedFilter<(impl Reply,)> {
         .and(shared)
         .and(warp::header::optional("elevenlabs-signature"))
         .and(warp::body::stream())
-        .then(async |shared: Arc<Shared>, signature: Option<String>, body| {
-            let result = post_call::receive(&shared, signature.as_deref(), body).await;
-            respond(&shared, Endpoint::PostCall, result)
-        });
+        .then(
+            async |shared: Arc<Shared>, signature: Option<String>, body| {
+                let result = post_call::receive(&shared, signature.as_deref(), body).await;
+                respond(&shared, Endpoint::PostCall, result)
+            },
+        );
     let health = path!("health").and(warp::get()).map(|| {
         error::json(&json!({
             "status": "healthy",
@@ -164,7 +166,13 @@ fn respond(shared: &Shared, endpoint: Endpoint, result: Result<Response, ApiErro
         Err(error) => (error.status(), error.into_response()),
     };
     if let Some(label) = error::label(status) {
-        shared.state.metrics.webhook_requests.get(endpoint).get(label).increment(1);
+        shared
+            .state
+            .metrics
+            .webhook_requests
+            .get(endpoint)
+            .get(label)
+            .increment(1);
     }
     response
 }

@@ -218,7 +218,10 @@ pub struct Family<L, H> {
 
 impl<L: Label, H> Family<L, H> {
     fn new(make: impl FnMut(L) -> H) -> Self {
-        Self { handles: L::ALL.iter().copied().map(make).collect(), label: PhantomData }
+        Self {
+            handles: L::ALL.iter().copied().map(make).collect(),
+            label: PhantomData,
+        }
     }
 
     /// The handle for this value.
@@ -273,17 +276,25 @@ pub struct Metrics {
 }
 
 /// Bounds of the ring's latency, in seconds; 0.2 is the guide's target, 0.5 its alert.
-const RING_BUCKETS: &[f64] =
-    &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0, 2.5];
+const RING_BUCKETS: &[f64] = &[
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5,
+    1.0, 2.5,
+];
 /// Bounds of post-call processing; 30 s is the guide's target, 60 s its alert.
-const CALL_BUCKETS: &[f64] =
-    &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 300.0, 1_800.0, 7_200.0, 86_400.0];
+const CALL_BUCKETS: &[f64] = &[
+    0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 300.0, 1_800.0,
+    7_200.0, 86_400.0,
+];
 /// Bounds of a request to OpenAI; the longest `OPENAI_TIMEOUT` is 120 s.
-const OPENAI_BUCKETS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0];
+const OPENAI_BUCKETS: &[f64] = &[
+    0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0,
+];
 /// Bounds of a wait for the rate limiter.
 const WAIT_BUCKETS: &[f64] = &[0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 300.0];
 /// Bounds of a read from the store.
-const STORE_BUCKETS: &[f64] = &[0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 10.0];
+const STORE_BUCKETS: &[f64] = &[
+    0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 10.0,
+];
 
 const BUCKETS: &[(&str, &[f64])] = &[
     ("elaoms_client_data_duration_seconds", RING_BUCKETS),
@@ -302,11 +313,13 @@ impl Metrics {
     #[must_use]
     #[expect(clippy::expect_used, reason = "constant buckets")]
     pub fn new() -> (Self, PrometheusHandle) {
-        let builder = BUCKETS.iter().fold(PrometheusBuilder::new(), |builder, (name, bounds)| {
-            builder
-                .set_buckets_for_metric(Matcher::Full((*name).to_owned()), bounds)
-                .expect("the buckets are not empty")
-        });
+        let builder = BUCKETS
+            .iter()
+            .fold(PrometheusBuilder::new(), |builder, (name, bounds)| {
+                builder
+                    .set_buckets_for_metric(Matcher::Full((*name).to_owned()), bounds)
+                    .expect("the buckets are not empty")
+            });
         let recorder = builder.build_recorder();
         let handle = recorder.handle();
         let metrics = with_local_recorder(&recorder, || {
@@ -321,18 +334,20 @@ impl Metrics {
         let restarts =
             |a: ActorKind| zero(counter!("elaoms_actor_restarts_total", "actor" => a.as_str()));
         Self {
-            client_data: Family::new(|o: RingOutcome| {
-                histogram!("elaoms_client_data_duration_seconds", "outcome" => o.as_str())
-            }),
-            search_data: Family::new(|o: SearchOutcome| {
-                histogram!("elaoms_search_data_duration_seconds", "outcome" => o.as_str())
-            }),
-            post_call: Family::new(|o: CallOutcome| {
-                histogram!("elaoms_post_call_processing_duration_seconds", "outcome" => o.as_str())
-            }),
+            client_data: Family::new(
+                |o: RingOutcome| histogram!("elaoms_client_data_duration_seconds", "outcome" => o.as_str()),
+            ),
+            search_data: Family::new(
+                |o: SearchOutcome| histogram!("elaoms_search_data_duration_seconds", "outcome" => o.as_str()),
+            ),
+            post_call: Family::new(
+                |o: CallOutcome| histogram!("elaoms_post_call_processing_duration_seconds", "outcome" => o.as_str()),
+            ),
             webhook_requests: Family::new(|e: Endpoint| {
                 Family::new(|s: Status| {
-                    zero(counter!("elaoms_webhook_requests_total", "endpoint" => e.as_str(), "status" => s.as_str()))
+                    zero(
+                        counter!("elaoms_webhook_requests_total", "endpoint" => e.as_str(), "status" => s.as_str()),
+                    )
                 })
             }),
             openai_requests: Family::new(|o: OpenAiOutcome| {
@@ -353,12 +368,14 @@ impl Metrics {
             agent_cache_entries: unset(gauge!("elaoms_agent_cache_entries")),
             tier_queries: Family::new(|t: Tier| {
                 Family::new(|r: TierResult| {
-                    zero(counter!("elaoms_tier_queries_total", "tier" => t.as_str(), "result" => r.as_str()))
+                    zero(
+                        counter!("elaoms_tier_queries_total", "tier" => t.as_str(), "result" => r.as_str()),
+                    )
                 })
             }),
-            tier_duration: Family::new(|t: Tier| {
-                histogram!("elaoms_tier_query_duration_seconds", "tier" => t.as_str())
-            }),
+            tier_duration: Family::new(
+                |t: Tier| histogram!("elaoms_tier_query_duration_seconds", "tier" => t.as_str()),
+            ),
             inbox_pending: unset(gauge!("elaoms_inbox_pending")),
             inbox_oldest_pending: unset(gauge!("elaoms_inbox_oldest_pending_seconds")),
             dead_letters: unset(gauge!("elaoms_dead_letters")),
@@ -381,26 +398,82 @@ fn unset(gauge: Gauge) -> Gauge {
 
 fn describe() {
     let s = Unit::Seconds;
-    describe_histogram!("elaoms_client_data_duration_seconds", s, "From the ring's request to its answer.");
-    describe_histogram!("elaoms_search_data_duration_seconds", s, "From a search's request to its answer.");
-    describe_histogram!("elaoms_post_call_processing_duration_seconds", s, "From the receipt of a post-call event until nothing is left to do.");
-    describe_counter!("elaoms_webhook_requests_total", "Webhook requests by the status answered.");
-    describe_counter!("elaoms_openai_requests_total", "Greetings asked for, each counted once after its retries.");
+    describe_histogram!(
+        "elaoms_client_data_duration_seconds",
+        s,
+        "From the ring's request to its answer."
+    );
+    describe_histogram!(
+        "elaoms_search_data_duration_seconds",
+        s,
+        "From a search's request to its answer."
+    );
+    describe_histogram!(
+        "elaoms_post_call_processing_duration_seconds",
+        s,
+        "From the receipt of a post-call event until nothing is left to do."
+    );
+    describe_counter!(
+        "elaoms_webhook_requests_total",
+        "Webhook requests by the status answered."
+    );
+    describe_counter!(
+        "elaoms_openai_requests_total",
+        "Greetings asked for, each counted once after its retries."
+    );
     describe_counter!("elaoms_openai_attempts_total", "Requests sent to OpenAI.");
-    describe_histogram!("elaoms_openai_request_duration_seconds", s, "Duration of one request to OpenAI.");
+    describe_histogram!(
+        "elaoms_openai_request_duration_seconds",
+        s,
+        "Duration of one request to OpenAI."
+    );
     describe_counter!("elaoms_openai_tokens_total", "Tokens billed.");
-    describe_histogram!("elaoms_openai_limiter_wait_seconds", s, "How long a greeting waited for the rate limiter.");
-    describe_gauge!("elaoms_openai_breaker_open", "1 while OpenAI is not asked because it keeps failing.");
-    describe_counter!("elaoms_agent_cache_requests_total", "Look-ups of agent profiles.");
+    describe_histogram!(
+        "elaoms_openai_limiter_wait_seconds",
+        s,
+        "How long a greeting waited for the rate limiter."
+    );
+    describe_gauge!(
+        "elaoms_openai_breaker_open",
+        "1 while OpenAI is not asked because it keeps failing."
+    );
+    describe_counter!(
+        "elaoms_agent_cache_requests_total",
+        "Look-ups of agent profiles."
+    );
     describe_gauge!("elaoms_agent_cache_entries", "Agent profiles held.");
-    describe_counter!("elaoms_tier_queries_total", "Reads of a tier from the memory store.");
-    describe_histogram!("elaoms_tier_query_duration_seconds", s, "Duration of a read of a tier from the memory store.");
-    describe_gauge!("elaoms_inbox_pending", "Post-call events with something left to do.");
-    describe_gauge!("elaoms_inbox_oldest_pending_seconds", s, "Age of the oldest of them; 0 if there is none.");
-    describe_gauge!("elaoms_dead_letters", "Post-call events given up or never understood.");
+    describe_counter!(
+        "elaoms_tier_queries_total",
+        "Reads of a tier from the memory store."
+    );
+    describe_histogram!(
+        "elaoms_tier_query_duration_seconds",
+        s,
+        "Duration of a read of a tier from the memory store."
+    );
+    describe_gauge!(
+        "elaoms_inbox_pending",
+        "Post-call events with something left to do."
+    );
+    describe_gauge!(
+        "elaoms_inbox_oldest_pending_seconds",
+        s,
+        "Age of the oldest of them; 0 if there is none."
+    );
+    describe_gauge!(
+        "elaoms_dead_letters",
+        "Post-call events given up or never understood."
+    );
     describe_gauge!("elaoms_sessions_active", "Caller sessions in memory.");
-    describe_counter!("elaoms_actor_restarts_total", "Actors restarted after a failure.");
-    describe_gauge!("elaoms_last_post_call_timestamp_seconds", s, "Unix time of the last post-call event taken; 0 before the first.");
+    describe_counter!(
+        "elaoms_actor_restarts_total",
+        "Actors restarted after a failure."
+    );
+    describe_gauge!(
+        "elaoms_last_post_call_timestamp_seconds",
+        s,
+        "Unix time of the last post-call event taken; 0 before the first."
+    );
     describe_gauge!("elaoms_build_info", "1; the version is the label.");
 }
 
@@ -424,6 +497,9 @@ mod tests {
         ] {
             assert!(page.contains(line), "{line} is missing in\n{page}");
         }
-        assert!(!page.contains("quantile"), "a histogram without buckets became a summary");
+        assert!(
+            !page.contains("quantile"),
+            "a histogram without buckets became a summary"
+        );
     }
 }

@@ -42,7 +42,10 @@ impl CallerIdFormat {
     /// The caller as logs show it.
     #[must_use]
     pub fn show<'a>(&'a self, caller: &'a CallerId) -> ShownCaller<'a> {
-        ShownCaller { format: self, caller }
+        ShownCaller {
+            format: self,
+            caller,
+        }
     }
 }
 
@@ -85,10 +88,16 @@ pub fn init(format: LogFormat, filter: Option<&str>) -> WorkerGuard {
         .finish(std::io::stdout());
     let wanted = filter.unwrap_or("info");
     // The actor runtime opens a span for each actor; of no use in our logs.
-    let quiet = if wanted.contains("ractor") { String::new() } else { ",ractor=warn".to_owned() };
+    let quiet = if wanted.contains("ractor") {
+        String::new()
+    } else {
+        ",ractor=warn".to_owned()
+    };
     let filter = EnvFilter::try_new(format!("{wanted}{quiet}"))
         .unwrap_or_else(|_| EnvFilter::new("info,ractor=warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer);
     // A second call, as in tests, keeps the first subscriber.
     let _ = match format {
         LogFormat::Text => builder.with_ansi(false).try_init(),

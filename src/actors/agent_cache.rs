@@ -25,13 +25,17 @@ use crate::store::{Ledger, StoredAgent};
 /// How long an unknown agent is not asked for again.
 const NOT_FOUND_TTL: Duration = Duration::from_secs(5 * 60);
 /// How long to leave ElevenLabs alone after a failed fetch.
-const FAILURE_PAUSE: Backoff =
-    Backoff { base: Duration::from_secs(2), cap: Duration::from_secs(5 * 60) };
+const FAILURE_PAUSE: Backoff = Backoff {
+    base: Duration::from_secs(2),
+    cap: Duration::from_secs(5 * 60),
+};
 /// Tries of one fetch.
 const TRIES: u32 = 3;
 /// Between the tries of one fetch.
-const TRY_PAUSE: Backoff =
-    Backoff { base: Duration::from_millis(300), cap: Duration::from_secs(5) };
+const TRY_PAUSE: Backoff = Backoff {
+    base: Duration::from_millis(300),
+    cap: Duration::from_secs(5),
+};
 /// Most fetches at a time, over all agents.
 const CONCURRENT_FETCHES: usize = 8;
 /// Most agents held: bounds what a stranger with the webhook's key can fill.
@@ -40,7 +44,10 @@ const MAX_AGENTS: usize = 10_000;
 const WAIT: Duration = Duration::from_secs(45);
 
 enum Known {
-    Profile { profile: Arc<AgentProfile>, fetched_at: Timestamp },
+    Profile {
+        profile: Arc<AgentProfile>,
+        fetched_at: Timestamp,
+    },
     /// There is no such agent, as far as we were told until then.
     NotFound { until: Instant },
 }
@@ -58,17 +65,41 @@ pub struct AgentCache {
 
 pub(super) enum Message {
     /// Fetch a profile, and tell those who wait for it.
-    Fetch { agent: AgentId, reply: Option<oneshot::Sender<()>> },
-    Fetched { agent: AgentId, result: Result<AgentProfile, ElevenLabsError> },
-    Invalidate { agent: AgentId, reply: oneshot::Sender<bool> },
+    Fetch {
+        agent: AgentId,
+        reply: Option<oneshot::Sender<()>>,
+    },
+    Fetched {
+        agent: AgentId,
+        result: Result<AgentProfile, ElevenLabsError>,
+    },
+    Invalidate {
+        agent: AgentId,
+        reply: oneshot::Sender<bool>,
+    },
 }
 
 impl AgentCache {
     /// A cache with the profiles that the ledger has kept.
-    pub(super) async fn load(ledger: &dyn Ledger, ttl: Duration, metrics: Arc<Metrics>) -> crate::store::Result<Self> {
+    pub(super) async fn load(
+        ledger: &dyn Ledger,
+        ttl: Duration,
+        metrics: Arc<Metrics>,
+    ) -> crate::store::Result<Self> {
         let mut table = FxHashMap::default();
-        for StoredAgent { agent, profile, fetched_at } in ledger.agents().await? {
-            table.insert(agent, Known::Profile { profile: Arc::new(profile), fetched_at });
+        for StoredAgent {
+            agent,
+            profile,
+            fetched_at,
+        } in ledger.agents().await?
+        {
+            table.insert(
+                agent,
+                Known::Profile {
+                    profile: Arc::new(profile),
+                    fetched_at,
+                },
+            );
         }
         metrics.agent_cache_entries.set(table.len() as f64);
         Ok(Self {
@@ -82,9 +113,16 @@ impl AgentCache {
     fn look_up(&self, agent: &AgentId) -> (CacheResult, Option<Arc<AgentProfile>>) {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let (result, profile) = match table.get(agent) {
-            Some(Known::Profile { profile, fetched_at }) => {
+            Some(Known::Profile {
+                profile,
+                fetched_at,
+            }) => {
                 let age = Timestamp::now().duration_since(*fetched_at);
-                let result = if age < self.ttl { CacheResult::Hit } else { CacheResult::Stale };
+                let result = if age < self.ttl {
+                    CacheResult::Hit
+                } else {
+                    CacheResult::Stale
+                };
                 (result, Some(Arc::clone(profile)))
             }
             Some(Known::NotFound { until }) if Instant::now() < *until => {
@@ -105,7 +143,10 @@ impl AgentCache {
             CacheResult::Hit => tracing::debug!("Cache hit for agent {agent}"),
             CacheResult::Negative => {}
             CacheResult::Miss | CacheResult::Stale => {
-                self.slot.send(Message::Fetch { agent: agent.clone(), reply: None });
+                self.slot.send(Message::Fetch {
+                    agent: agent.clone(),
+                    reply: None,
+                });
             }
         }
         profile
@@ -121,16 +162,27 @@ impl AgentCache {
             }
             CacheResult::Negative => return None,
             CacheResult::Stale => {
-                self.slot.send(Message::Fetch { agent: agent.clone(), reply: None });
+                self.slot.send(Message::Fetch {
+                    agent: agent.clone(),
+                    reply: None,
+                });
                 return profile;
             }
             CacheResult::Miss => {}
         }
         let (reply, fetched) = oneshot::channel();
-        self.slot.send(Message::Fetch { agent: agent.clone(), reply: Some(reply) });
+        self.slot.send(Message::Fetch {
+            agent: agent.clone(),
+            reply: Some(reply),
+        });
         // Whatever came of it is in the table.
         let _ = timeout(WAIT, fetched).await;
-        match self.table.read().unwrap_or_else(PoisonError::into_inner).get(agent) {
+        match self
+            .table
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(agent)
+        {
             Some(Known::Profile { profile, .. }) => Some(Arc::clone(profile)),
             _ => None,
         }
@@ -140,7 +192,10 @@ impl AgentCache {
     /// if nothing was known, or nobody answered.
     pub async fn invalidate(&self, agent: &AgentId) -> bool {
         let (reply, done) = oneshot::channel();
-        self.slot.send(Message::Invalidate { agent: agent.clone(), reply });
+        self.slot.send(Message::Invalidate {
+            agent: agent.clone(),
+            reply,
+        });
         matches!(timeout(WAIT, done).await, Ok(Ok(true)))
     }
 
@@ -173,7 +228,11 @@ impl Actor for AgentCacheActor {
     type State = State;
     type Arguments = Setup;
 
-    async fn pre_start(&self, _: ActorRef<Message>, setup: Setup) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _: ActorRef<Message>,
+        setup: Setup,
+    ) -> Result<State, ActorProcessingErr> {
         Ok(State {
             setup,
             permits: Arc::new(Semaphore::new(CONCURRENT_FETCHES)),
@@ -182,7 +241,12 @@ impl Actor for AgentCacheActor {
         })
     }
 
-    async fn handle(&self, myself: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Fetch { agent, reply } => state.fetch(&myself, agent, reply),
             Message::Fetched { agent, result } => state.fetched(&agent, result),
@@ -192,13 +256,23 @@ impl Actor for AgentCacheActor {
     }
 
     /// It has no children; the default would stop it on any event.
-    async fn handle_supervisor_evt(&self, _: ActorRef<Message>, _: SupervisionEvent, _: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Message>,
+        _: SupervisionEvent,
+        _: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         Ok(())
     }
 }
 
 impl State {
-    fn fetch(&mut self, myself: &ActorRef<Message>, agent: AgentId, reply: Option<oneshot::Sender<()>>) {
+    fn fetch(
+        &mut self,
+        myself: &ActorRef<Message>,
+        agent: AgentId,
+        reply: Option<oneshot::Sender<()>>,
+    ) {
         let Some(client) = &self.setup.client else {
             return;
         };
@@ -206,13 +280,21 @@ impl State {
             waiting.extend(reply);
             return;
         }
-        let paused = self.failing.get(&agent).is_some_and(|(_, until)| Instant::now() < *until);
+        let paused = self
+            .failing
+            .get(&agent)
+            .is_some_and(|(_, until)| Instant::now() < *until);
         if paused || self.waiting.len() >= MAX_AGENTS {
             return;
         }
         tracing::info!("Fetching agent profile {agent}");
-        self.waiting.insert(agent.clone(), reply.into_iter().collect());
-        let (client, permits, myself) = (Arc::clone(client), Arc::clone(&self.permits), myself.clone());
+        self.waiting
+            .insert(agent.clone(), reply.into_iter().collect());
+        let (client, permits, myself) = (
+            Arc::clone(client),
+            Arc::clone(&self.permits),
+            myself.clone(),
+        );
         tokio::spawn(async move {
             let _permit = permits.acquire_owned().await;
             let result = fetch_with_retries(&client, &agent).await;
@@ -226,19 +308,35 @@ impl State {
             Ok(profile) => {
                 self.failing.remove(agent);
                 let fetched_at = Timestamp::now();
-                self.save(StoredAgent { agent: agent.clone(), profile: profile.clone(), fetched_at });
-                self.remember(agent, Known::Profile { profile: Arc::new(profile), fetched_at });
+                self.save(StoredAgent {
+                    agent: agent.clone(),
+                    profile: profile.clone(),
+                    fetched_at,
+                });
+                self.remember(
+                    agent,
+                    Known::Profile {
+                        profile: Arc::new(profile),
+                        fetched_at,
+                    },
+                );
             }
             Err(ElevenLabsError::NotFound) => {
                 tracing::warn!("Agent not found: {agent}");
                 self.failing.remove(agent);
-                self.remember(agent, Known::NotFound { until: Instant::now() + NOT_FOUND_TTL });
+                self.remember(
+                    agent,
+                    Known::NotFound {
+                        until: Instant::now() + NOT_FOUND_TTL,
+                    },
+                );
             }
             Err(error) => {
                 tracing::warn!(%error, "Agent profile {agent} could not be fetched");
                 let failures = self.failing.get(agent).map_or(0, |(failures, _)| *failures) + 1;
                 let pause = FAILURE_PAUSE.delay(failures, rand::random());
-                self.failing.insert(agent.clone(), (failures, Instant::now() + pause));
+                self.failing
+                    .insert(agent.clone(), (failures, Instant::now() + pause));
             }
         }
         for reply in self.waiting.remove(agent).unwrap_or_default() {
@@ -286,7 +384,10 @@ impl State {
     }
 }
 
-async fn fetch_with_retries(client: &ElevenLabs, agent: &AgentId) -> Result<AgentProfile, ElevenLabsError> {
+async fn fetch_with_retries(
+    client: &ElevenLabs,
+    agent: &AgentId,
+) -> Result<AgentProfile, ElevenLabsError> {
     let mut tried = 0;
     loop {
         tried += 1;
@@ -296,8 +397,14 @@ async fn fetch_with_retries(client: &ElevenLabs, agent: &AgentId) -> Result<Agen
         };
         let pause = match error {
             ElevenLabsError::NotFound | ElevenLabsError::InvalidKey(_) => return Err(error),
-            ElevenLabsError::Status { retry_after: Some(wait), .. } if wait > TRY_PAUSE.cap => return Err(error),
-            ElevenLabsError::Status { retry_after: Some(wait), .. } => wait,
+            ElevenLabsError::Status {
+                retry_after: Some(wait),
+                ..
+            } if wait > TRY_PAUSE.cap => return Err(error),
+            ElevenLabsError::Status {
+                retry_after: Some(wait),
+                ..
+            } => wait,
             _ => TRY_PAUSE.delay(tried, rand::random()),
         };
         tokio::time::sleep(pause).await;

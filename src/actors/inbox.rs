@@ -23,7 +23,9 @@ use crate::domain::backoff::Backoff;
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::AgentId;
 use crate::metric_definitions::{CallOutcome, Metrics};
-use crate::store::{Accepted, Archive, EventId, InboxEvent, Ledger, NewEvent, Settled, Settlement, Stage};
+use crate::store::{
+    Accepted, Archive, EventId, InboxEvent, Ledger, NewEvent, Settled, Settlement, Stage,
+};
 
 /// How often the inbox looks for events whose retry has come due.
 const TICK: Duration = Duration::from_millis(500);
@@ -37,8 +39,10 @@ const KEEP_FINISHED: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Readiness: how long claiming may fail before the inbox counts as stuck.
 const STUCK_AFTER: SignedDuration = SignedDuration::from_secs(15);
 /// Before an event is tried again.
-pub(super) const RETRY: Backoff =
-    Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(5 * 60) };
+pub(super) const RETRY: Backoff = Backoff {
+    base: Duration::from_secs(1),
+    cap: Duration::from_secs(5 * 60),
+};
 /// An event whose session failed this often while it held it is given up.
 const MAX_CRASHES: u32 = 8;
 
@@ -63,7 +67,11 @@ pub struct Inbox {
 impl Inbox {
     pub(super) fn new(ledger: Arc<dyn Ledger>) -> Self {
         let now = Timestamp::now().as_millisecond();
-        Self { slot: Slot::default(), ledger, last_look: Arc::new(AtomicI64::new(now)) }
+        Self {
+            slot: Slot::default(),
+            ledger,
+            last_look: Arc::new(AtomicI64::new(now)),
+        }
     }
 
     /// Takes an event. When this returns, the event is durable.
@@ -118,7 +126,9 @@ pub(super) struct Ticket {
 impl Ticket {
     /// The event.
     pub fn event(&self) -> &InboxEvent {
-        self.event.as_ref().unwrap_or_else(|| unreachable!("only settling takes the event"))
+        self.event
+            .as_ref()
+            .unwrap_or_else(|| unreachable!("only settling takes the event"))
     }
 
     /// Ends the stage.
@@ -132,8 +142,13 @@ impl Ticket {
     /// earliest after `at_least`.
     pub fn retry(self, error: String, at_least: Option<Duration>) {
         let attempts = self.event().attempts + 1;
-        let pause = RETRY.delay(attempts, rand::random()).max(at_least.unwrap_or_default());
-        self.settle(Settlement::Retry { run_at: Timestamp::now() + pause, error });
+        let pause = RETRY
+            .delay(attempts, rand::random())
+            .max(at_least.unwrap_or_default());
+        self.settle(Settlement::Retry {
+            run_at: Timestamp::now() + pause,
+            error,
+        });
     }
 
     /// Gives the event back untried: it is handed out again soon.
@@ -156,9 +171,19 @@ pub(super) enum Message {
     /// There may be work.
     Wake,
     Tick,
-    Claimed { stage: Stage, events: crate::store::Result<Vec<InboxEvent>> },
-    Settle { event: InboxEvent, how: Settlement },
-    Settled { event: InboxEvent, how: Settlement, result: crate::store::Result<Settled> },
+    Claimed {
+        stage: Stage,
+        events: crate::store::Result<Vec<InboxEvent>>,
+    },
+    Settle {
+        event: InboxEvent,
+        how: Settlement,
+    },
+    Settled {
+        event: InboxEvent,
+        how: Settlement,
+        result: crate::store::Result<Settled>,
+    },
     HandBack(EventId),
     Abandoned(InboxEvent),
     Drain(oneshot::Sender<()>),
@@ -200,7 +225,11 @@ impl Actor for InboxActor {
     type State = State;
     type Arguments = Setup;
 
-    async fn pre_start(&self, _: ActorRef<Message>, setup: Setup) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _: ActorRef<Message>,
+        setup: Setup,
+    ) -> Result<State, ActorProcessingErr> {
         Ok(State {
             setup,
             under_way: FxHashMap::default(),
@@ -211,13 +240,22 @@ impl Actor for InboxActor {
         })
     }
 
-    async fn post_start(&self, myself: ActorRef<Message>, _: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn post_start(
+        &self,
+        myself: ActorRef<Message>,
+        _: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         myself.send_interval(TICK, || Message::Tick);
         myself.send_message(Message::Tick)?;
         Ok(())
     }
 
-    async fn handle(&self, myself: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Wake => state.claim_all(&myself),
             Message::Tick => state.tick(&myself),
@@ -233,14 +271,21 @@ impl Actor for InboxActor {
                 state.drained = Some(reply);
             }
         }
-        if state.under_way.is_empty() && let Some(reply) = state.drained.take() {
+        if state.under_way.is_empty()
+            && let Some(reply) = state.drained.take()
+        {
             let _ = reply.send(());
         }
         Ok(())
     }
 
     /// It has no children; the default would stop it on any event.
-    async fn handle_supervisor_evt(&self, _: ActorRef<Message>, _: SupervisionEvent, _: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Message>,
+        _: SupervisionEvent,
+        _: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         Ok(())
     }
 }
@@ -273,8 +318,12 @@ impl State {
             *claiming = Claiming::Again;
             return;
         }
-        let busy: Vec<EventId> =
-            self.under_way.iter().filter(|(_, (s, _))| *s == stage).map(|(id, _)| *id).collect();
+        let busy: Vec<EventId> = self
+            .under_way
+            .iter()
+            .filter(|(_, (s, _))| *s == stage)
+            .map(|(id, _)| *id)
+            .collect();
         let free = window(stage).saturating_sub(busy.len());
         if free == 0 {
             return;
@@ -287,7 +336,12 @@ impl State {
         });
     }
 
-    fn claimed(&mut self, myself: &ActorRef<Message>, stage: Stage, events: crate::store::Result<Vec<InboxEvent>>) {
+    fn claimed(
+        &mut self,
+        myself: &ActorRef<Message>,
+        stage: Stage,
+        events: crate::store::Result<Vec<InboxEvent>>,
+    ) {
         let again = self.claiming.remove(&stage) == Some(Claiming::Again);
         match events {
             Ok(events) => {
@@ -319,8 +373,14 @@ impl State {
             return;
         }
         self.under_way.insert(event.id, (event.stage, greeted));
-        let caller = event.caller.clone().filter(|_| event.stage != Stage::Archive);
-        let ticket = Ticket { event: Some(event), inbox: self.setup.inbox.slot.clone() };
+        let caller = event
+            .caller
+            .clone()
+            .filter(|_| event.stage != Stage::Archive);
+        let ticket = Ticket {
+            event: Some(event),
+            inbox: self.setup.inbox.slot.clone(),
+        };
         match caller {
             Some(caller) => self.setup.sessions.process(&caller, ticket),
             None => self.archive(ticket),
@@ -349,7 +409,13 @@ impl State {
         });
     }
 
-    fn settled(&mut self, myself: &ActorRef<Message>, event: &InboxEvent, how: &Settlement, result: crate::store::Result<Settled>) {
+    fn settled(
+        &mut self,
+        myself: &ActorRef<Message>,
+        event: &InboxEvent,
+        how: &Settlement,
+        result: crate::store::Result<Settled>,
+    ) {
         self.under_way.remove(&event.id);
         match result {
             Ok(settled) => {
@@ -357,7 +423,9 @@ impl State {
                 self.claim_all(myself);
             }
             // What was done is done once however often it is repeated.
-            Err(error) => tracing::error!(%error, "The inbox cannot be written; the event will be repeated"),
+            Err(error) => {
+                tracing::error!(%error, "The inbox cannot be written; the event will be repeated")
+            }
         }
     }
 
@@ -372,13 +440,24 @@ impl State {
             Settlement::Archived if event.caller.is_some() => None,
             Settlement::Archived => Some(CallOutcome::Archived),
         };
-        let age = |received_at: Timestamp| Timestamp::now().duration_since(received_at).as_secs_f64().max(0.0);
+        let age = |received_at: Timestamp| {
+            Timestamp::now()
+                .duration_since(received_at)
+                .as_secs_f64()
+                .max(0.0)
+        };
         let metrics = &self.setup.metrics;
         if let Some(outcome) = outcome {
-            metrics.post_call.get(outcome).record(age(event.received_at));
+            metrics
+                .post_call
+                .get(outcome)
+                .record(age(event.received_at));
         }
         for received_at in &settled.superseded {
-            metrics.post_call.get(CallOutcome::Superseded).record(age(*received_at));
+            metrics
+                .post_call
+                .get(CallOutcome::Superseded)
+                .record(age(*received_at));
         }
     }
 
@@ -389,7 +468,10 @@ impl State {
             tracing::error!(event = %event.id, "A post-call event is given up: its session failed again and again");
             Settlement::Dead { error }
         } else {
-            Settlement::Retry { run_at: Timestamp::now() + RETRY.delay(attempts, rand::random()), error }
+            Settlement::Retry {
+                run_at: Timestamp::now() + RETRY.delay(attempts, rand::random()),
+                error,
+            }
         };
         self.settle(myself, event, how);
     }
@@ -400,7 +482,9 @@ async fn measure(ledger: &dyn Ledger, metrics: &Metrics) {
         Ok(stats) => {
             metrics.inbox_pending.set(stats.pending as f64);
             metrics.dead_letters.set(stats.dead_letters as f64);
-            let age = stats.oldest.map_or(0.0, |t| Timestamp::now().duration_since(t).as_secs_f64());
+            let age = stats
+                .oldest
+                .map_or(0.0, |t| Timestamp::now().duration_since(t).as_secs_f64());
             metrics.inbox_oldest_pending.set(age.max(0.0));
         }
         Err(error) => tracing::error!(%error, "The inbox cannot be measured"),

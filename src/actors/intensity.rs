@@ -13,12 +13,20 @@ pub(super) struct RestartIntensity {
 
 impl RestartIntensity {
     pub fn new(most: usize, window: Duration) -> Self {
-        Self { most, window, restarts: VecDeque::new() }
+        Self {
+            most,
+            window,
+            restarts: VecDeque::new(),
+        }
     }
 
     /// Notes a failure. True if a restart is still in order.
     pub fn permits(&mut self, now: Instant) -> bool {
-        while self.restarts.front().is_some_and(|t| now.duration_since(*t) > self.window) {
+        while self
+            .restarts
+            .front()
+            .is_some_and(|t| now.duration_since(*t) > self.window)
+        {
             self.restarts.pop_front();
         }
         self.restarts.push_back(now);

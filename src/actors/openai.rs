@@ -28,7 +28,10 @@ use crate::metric_definitions::{Metrics, OpenAiOutcome, TokenKind};
 /// Tries of one greeting before it goes back to the inbox.
 const TRIES: u32 = 3;
 /// Between those tries.
-const PAUSE: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration::from_secs(10) };
+const PAUSE: Backoff = Backoff {
+    base: Duration::from_millis(500),
+    cap: Duration::from_secs(10),
+};
 /// A server that asks to wait longer than this is left to the inbox.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 /// Most requests under way.
@@ -76,9 +79,17 @@ impl OpenAiClient {
     /// # Errors
     /// [`GreetingFailure`]
     pub async fn greeting(&self, prompt: GreetingPrompt) -> Result<Greeting, GreetingFailure> {
-        let unavailable = |error: &str| GreetingFailure::Unavailable { error: error.to_owned(), retry_after: None };
+        let unavailable = |error: &str| GreetingFailure::Unavailable {
+            error: error.to_owned(),
+            retry_after: None,
+        };
         let (reply, answer) = oneshot::channel();
-        let job = Job { prompt, reply, queued_at: Instant::now(), tried: 0 };
+        let job = Job {
+            prompt,
+            reply,
+            queued_at: Instant::now(),
+            tried: 0,
+        };
         self.slot.send(Message::Ask(job));
         match timeout(WAIT, answer).await {
             Ok(Ok(result)) => result,
@@ -101,7 +112,11 @@ pub(super) struct Job {
 
 pub(super) enum Message {
     Ask(Job),
-    Answered { job: Job, result: Result<OpenAiAnswer, OpenAiError>, took: Duration },
+    Answered {
+        job: Job,
+        result: Result<OpenAiAnswer, OpenAiError>,
+        took: Duration,
+    },
     /// Something the queue waited for has come about.
     Pump,
 }
@@ -136,11 +151,19 @@ impl Actor for OpenAiActor {
     type State = State;
     type Arguments = Setup;
 
-    async fn pre_start(&self, _: ActorRef<Message>, setup: Setup) -> Result<State, ActorProcessingErr> {
-        let OpenAiLimits { requests_per_minute: requests, tokens_per_minute: tokens } = setup.limits;
+    async fn pre_start(
+        &self,
+        _: ActorRef<Message>,
+        setup: Setup,
+    ) -> Result<State, ActorProcessingErr> {
+        let OpenAiLimits {
+            requests_per_minute: requests,
+            tokens_per_minute: tokens,
+        } = setup.limits;
         // A full burst on top of the steady rate would let nearly twice the
         // limit through in the first minute.
-        let tenth = |limit: NonZeroU32| NonZeroU32::new(limit.get() / 10).unwrap_or(NonZeroU32::MIN);
+        let tenth =
+            |limit: NonZeroU32| NonZeroU32::new(limit.get() / 10).unwrap_or(NonZeroU32::MIN);
         let token_burst = tenth(tokens).max(NonZeroU32::new(4_000).unwrap_or(NonZeroU32::MIN));
         Ok(State {
             queue: VecDeque::new(),
@@ -155,7 +178,12 @@ impl Actor for OpenAiActor {
         })
     }
 
-    async fn handle(&self, myself: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Ask(job) => state.enqueue(job),
             Message::Answered { job, result, took } => state.answered(&myself, job, result, took),
@@ -166,7 +194,12 @@ impl Actor for OpenAiActor {
     }
 
     /// It has no children; the default would stop it on any event.
-    async fn handle_supervisor_evt(&self, _: ActorRef<Message>, _: SupervisionEvent, _: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Message>,
+        _: SupervisionEvent,
+        _: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         Ok(())
     }
 }
@@ -174,7 +207,10 @@ impl Actor for OpenAiActor {
 impl State {
     fn enqueue(&mut self, job: Job) {
         if self.queue.len() >= MAX_QUEUE {
-            let failure = GreetingFailure::Unavailable { error: "too many greetings wait".into(), retry_after: None };
+            let failure = GreetingFailure::Unavailable {
+                error: "too many greetings wait".into(),
+                retry_after: None,
+            };
             let _ = job.reply.send(Err(failure));
         } else {
             self.queue.push_back(job);
@@ -216,9 +252,15 @@ impl State {
         let job = self.queue.pop_front()?;
         if let Err(wait) = self.breaker.admit(now) {
             let metrics = &self.setup.metrics;
-            metrics.openai_requests.get(OpenAiOutcome::BreakerOpen).increment(1);
+            metrics
+                .openai_requests
+                .get(OpenAiOutcome::BreakerOpen)
+                .increment(1);
             let error = "OpenAI is not asked for now: too many errors in a row".to_owned();
-            let _ = job.reply.send(Err(GreetingFailure::Unavailable { error, retry_after: Some(wait) }));
+            let _ = job.reply.send(Err(GreetingFailure::Unavailable {
+                error,
+                retry_after: Some(wait),
+            }));
             return Some(Duration::ZERO);
         }
         self.start(myself, job, permit);
@@ -230,19 +272,29 @@ impl State {
         let now = DefaultClock::default().now();
         if !self.first_has_tokens {
             let prompt = &self.queue.front()?.prompt;
-            let tokens = self.setup.client.estimated_tokens(prompt).clamp(1, self.token_burst.get());
+            let tokens = self
+                .setup
+                .client
+                .estimated_tokens(prompt)
+                .clamp(1, self.token_burst.get());
             // Clamped to the burst, the limiter can grant it.
             if let Ok(Err(not_until)) = self.tokens.check_n(NonZeroU32::new(tokens)?) {
                 return Some(not_until.wait_time_from(now));
             }
             self.first_has_tokens = true;
         }
-        self.requests.check().err().map(|not_until| not_until.wait_time_from(now))
+        self.requests
+            .check()
+            .err()
+            .map(|not_until| not_until.wait_time_from(now))
     }
 
     fn start(&self, myself: &ActorRef<Message>, mut job: Job, permit: OwnedSemaphorePermit) {
         if job.tried == 0 {
-            self.setup.metrics.openai_limiter_wait.record(job.queued_at.elapsed());
+            self.setup
+                .metrics
+                .openai_limiter_wait
+                .record(job.queued_at.elapsed());
         }
         job.tried += 1;
         let (client, myself) = (Arc::clone(&self.setup.client), myself.clone());
@@ -250,14 +302,27 @@ impl State {
             let started = Instant::now();
             let result = client.complete(&job.prompt).await;
             drop(permit);
-            let _ = myself.send_message(Message::Answered { job, result, took: started.elapsed() });
+            let _ = myself.send_message(Message::Answered {
+                job,
+                result,
+                took: started.elapsed(),
+            });
         });
     }
 
-    fn answered(&mut self, myself: &ActorRef<Message>, job: Job, result: Result<OpenAiAnswer, OpenAiError>, took: Duration) {
+    fn answered(
+        &mut self,
+        myself: &ActorRef<Message>,
+        job: Job,
+        result: Result<OpenAiAnswer, OpenAiError>,
+        took: Duration,
+    ) {
         let metrics = &self.setup.metrics;
         metrics.openai_duration.record(took);
-        let attempt = result.as_ref().err().map_or(OpenAiOutcome::Success, outcome);
+        let attempt = result
+            .as_ref()
+            .err()
+            .map_or(OpenAiOutcome::Success, outcome);
         metrics.openai_attempts.get(attempt).increment(1);
         self.judge(&result);
         match result {
@@ -273,7 +338,9 @@ impl State {
     fn judge(&mut self, result: &Result<OpenAiAnswer, OpenAiError>) {
         match result {
             // A refused or unusable request says that the service works.
-            Ok(_) | Err(OpenAiError::Refused { .. } | OpenAiError::Unusable(_)) => self.breaker.succeeded(),
+            Ok(_) | Err(OpenAiError::Refused { .. } | OpenAiError::Unusable(_)) => {
+                self.breaker.succeeded()
+            }
             // Not a fault of the service; the whole queue waits as asked.
             Err(OpenAiError::RateLimited { retry_after }) => {
                 self.pause_until = retry_after.map(|wait| Instant::now() + wait.min(LONGEST_PAUSE));
@@ -284,16 +351,28 @@ impl State {
                 }
             }
         }
-        self.setup.metrics.openai_breaker_open.set(f64::from(u8::from(self.breaker.is_open())));
+        self.setup
+            .metrics
+            .openai_breaker_open
+            .set(f64::from(u8::from(self.breaker.is_open())));
     }
 
     fn use_answer(&mut self, job: Job, answer: &OpenAiAnswer) {
         let metrics = &self.setup.metrics;
-        metrics.openai_tokens.get(TokenKind::Prompt).increment(answer.prompt_tokens);
-        metrics.openai_tokens.get(TokenKind::Completion).increment(answer.completion_tokens);
+        metrics
+            .openai_tokens
+            .get(TokenKind::Prompt)
+            .increment(answer.prompt_tokens);
+        metrics
+            .openai_tokens
+            .get(TokenKind::Completion)
+            .increment(answer.completion_tokens);
         match Greeting::from_answer(&answer.content) {
             Ok(greeting) => {
-                metrics.openai_requests.get(OpenAiOutcome::Success).increment(1);
+                metrics
+                    .openai_requests
+                    .get(OpenAiOutcome::Success)
+                    .increment(1);
                 let _ = job.reply.send(Ok(greeting));
             }
             Err(error) => {
@@ -302,8 +381,13 @@ impl State {
                     self.queue.push_front(job);
                     self.first_has_tokens = false;
                 } else {
-                    metrics.openai_requests.get(OpenAiOutcome::Unusable).increment(1);
-                    let _ = job.reply.send(Err(GreetingFailure::Unusable { error: error.to_string() }));
+                    metrics
+                        .openai_requests
+                        .get(OpenAiOutcome::Unusable)
+                        .increment(1);
+                    let _ = job.reply.send(Err(GreetingFailure::Unusable {
+                        error: error.to_string(),
+                    }));
                 }
             }
         }
@@ -311,7 +395,9 @@ impl State {
 
     fn retry_or_give_up(&mut self, myself: &ActorRef<Message>, job: Job, error: &OpenAiError) {
         let asked = match error {
-            OpenAiError::RateLimited { retry_after } | OpenAiError::Server { retry_after, .. } => *retry_after,
+            OpenAiError::RateLimited { retry_after } | OpenAiError::Server { retry_after, .. } => {
+                *retry_after
+            }
             _ => None,
         };
         let lasting = matches!(
@@ -323,10 +409,19 @@ impl State {
             myself.send_after(pause, move || Message::Ask(job));
             return;
         }
-        self.setup.metrics.openai_requests.get(outcome(error)).increment(1);
+        self.setup
+            .metrics
+            .openai_requests
+            .get(outcome(error))
+            .increment(1);
         let failure = match error {
-            OpenAiError::Unusable(_) => GreetingFailure::Unusable { error: error.to_string() },
-            _ => GreetingFailure::Unavailable { error: error.to_string(), retry_after: asked },
+            OpenAiError::Unusable(_) => GreetingFailure::Unusable {
+                error: error.to_string(),
+            },
+            _ => GreetingFailure::Unavailable {
+                error: error.to_string(),
+                retry_after: asked,
+            },
         };
         let _ = job.reply.send(Err(failure));
     }

@@ -21,8 +21,8 @@ use super::intensity::RestartIntensity;
 use super::session::{self, Published, SessionActor, Tools};
 use super::slot::Slot;
 use crate::domain::caller_id::CallerId;
-use crate::domain::memory::Memory;
 use crate::domain::ids::AgentId;
+use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
 use crate::domain::profile::UniversalProfile;
 use crate::metric_definitions::{ActorKind, Metrics};
@@ -73,7 +73,11 @@ struct Shard {
 
 impl Sessions {
     pub(super) fn new() -> Self {
-        Self { shards: std::iter::repeat_with(Shard::default).take(SHARDS).collect() }
+        Self {
+            shards: std::iter::repeat_with(Shard::default)
+                .take(SHARDS)
+                .collect(),
+        }
     }
 
     fn shard(&self, caller: &CallerId) -> &Shard {
@@ -85,7 +89,11 @@ impl Sessions {
     /// What the caller's session has published, if the caller is active.
     #[must_use]
     pub fn active(&self, caller: &CallerId) -> Option<Arc<Published>> {
-        let table = self.shard(caller).table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self
+            .shard(caller)
+            .table
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         table.get(caller).cloned()
     }
 
@@ -128,7 +136,9 @@ impl Sessions {
         loaded.await.map_err(|_| SessionError::Unavailable)?;
         // A session that was restarted meanwhile publishes anew.
         let published = self.active(caller).unwrap_or(published);
-        let found = published.search(query, agent).ok_or(SessionError::Unavailable)?;
+        let found = published
+            .search(query, agent)
+            .ok_or(SessionError::Unavailable)?;
         Ok((published, found))
     }
 
@@ -152,17 +162,28 @@ impl Sessions {
     }
 
     fn send(&self, caller: &CallerId, message: session::Message) {
-        self.shard(caller).slot.send(Message::Deliver { caller: caller.clone(), message });
+        self.shard(caller).slot.send(Message::Deliver {
+            caller: caller.clone(),
+            message,
+        });
     }
 
     /// The shards for the supervisor to start: the slot of each and its setup.
-    pub(super) fn setups(&self, tools: &Arc<Tools>, options: SessionOptions) -> Vec<(Slot<Message>, Setup)> {
+    pub(super) fn setups(
+        &self,
+        tools: &Arc<Tools>,
+        options: SessionOptions,
+    ) -> Vec<(Slot<Message>, Setup)> {
         let most = options.most.div_ceil(SHARDS);
         let options = SessionOptions { most, ..options };
         self.shards
             .iter()
             .map(|shard| {
-                let setup = Setup { table: Arc::clone(&shard.table), tools: Arc::clone(tools), options };
+                let setup = Setup {
+                    table: Arc::clone(&shard.table),
+                    tools: Arc::clone(tools),
+                    options,
+                };
                 (shard.slot.clone(), setup)
             })
             .collect()
@@ -170,7 +191,10 @@ impl Sessions {
 }
 
 pub(super) enum Message {
-    Deliver { caller: CallerId, message: session::Message },
+    Deliver {
+        caller: CallerId,
+        message: session::Message,
+    },
     /// Let idle sessions go.
     Sweep,
     /// A session could not be let go: it is busy.
@@ -206,10 +230,18 @@ impl Actor for RouterActor {
     type State = State;
     type Arguments = Setup;
 
-    async fn pre_start(&self, _: ActorRef<Message>, setup: Setup) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _: ActorRef<Message>,
+        setup: Setup,
+    ) -> Result<State, ActorProcessingErr> {
         // Sessions of a shard that failed are gone with it.
         let mut table = setup.table.write().unwrap_or_else(PoisonError::into_inner);
-        setup.tools.metrics.sessions_active.decrement(table.len() as f64);
+        setup
+            .tools
+            .metrics
+            .sessions_active
+            .decrement(table.len() as f64);
         table.clear();
         drop(table);
         Ok(State {
@@ -221,13 +253,22 @@ impl Actor for RouterActor {
         })
     }
 
-    async fn post_start(&self, myself: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn post_start(
+        &self,
+        myself: ActorRef<Message>,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         let period = (state.setup.options.idle / 4).max(Duration::from_millis(100));
         myself.send_interval(period, || Message::Sweep);
         Ok(())
     }
 
-    async fn handle(&self, myself: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Deliver { caller, message } => state.deliver(&myself, caller, message).await,
             Message::Sweep => state.sweep(&myself),
@@ -236,7 +277,12 @@ impl Actor for RouterActor {
         Ok(())
     }
 
-    async fn handle_supervisor_evt(&self, myself: ActorRef<Message>, event: SupervisionEvent, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<Message>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorTerminated(cell, ..) => state.ended(&myself, &cell, false).await,
             SupervisionEvent::ActorFailed(cell, error) => {
@@ -250,9 +296,17 @@ impl Actor for RouterActor {
 }
 
 impl State {
-    async fn deliver(&mut self, myself: &ActorRef<Message>, caller: CallerId, message: session::Message) {
+    async fn deliver(
+        &mut self,
+        myself: &ActorRef<Message>,
+        caller: CallerId,
+        message: session::Message,
+    ) {
         let message = match self.sessions.get_mut(&caller) {
-            Some(Session { leaving: Some(waiting), .. }) => {
+            Some(Session {
+                leaving: Some(waiting),
+                ..
+            }) => {
                 if waiting.len() < MAX_WAITING {
                     waiting.push(message);
                 } else {
@@ -294,18 +348,33 @@ impl State {
         self.sessions.len() < most + most / 8 + 4
     }
 
-    async fn start(&mut self, myself: &ActorRef<Message>, caller: CallerId, messages: Vec<session::Message>) {
+    async fn start(
+        &mut self,
+        myself: &ActorRef<Message>,
+        caller: CallerId,
+        messages: Vec<session::Message>,
+    ) {
         let table = Arc::clone(&self.setup.table);
         let (key, metrics) = (caller.clone(), Arc::clone(&self.setup.tools.metrics));
         let publish = Box::new(move |published| insert(&table, &metrics, key, published));
-        let setup = session::Setup { caller: caller.clone(), tools: Arc::clone(&self.setup.tools), publish };
+        let setup = session::Setup {
+            caller: caller.clone(),
+            tools: Arc::clone(&self.setup.tools),
+            publish,
+        };
         match Actor::spawn_linked(None, SessionActor, setup, myself.get_cell()).await {
             Ok((actor, _)) => {
                 for message in messages {
                     let _ = actor.send_message(message);
                 }
                 self.callers.insert(actor.get_id(), caller.clone());
-                self.sessions.insert(caller, Session { actor, leaving: None });
+                self.sessions.insert(
+                    caller,
+                    Session {
+                        actor,
+                        leaving: None,
+                    },
+                );
             }
             Err(error) => {
                 tracing::error!(%error, "A caller session cannot be started");
@@ -322,7 +391,12 @@ impl State {
         remove(&self.setup.table, &self.setup.tools.metrics, &caller);
         let session = self.sessions.remove(&caller);
         if failed {
-            self.setup.tools.metrics.actor_restarts.get(ActorKind::Session).increment(1);
+            self.setup
+                .tools
+                .metrics
+                .actor_restarts
+                .get(ActorKind::Session)
+                .increment(1);
             self.note_failure(&caller);
         }
         let waiting = session.and_then(|s| s.leaving).unwrap_or_default();
@@ -344,7 +418,8 @@ impl State {
         if !intensity.permits(Instant::now()) {
             let shown = self.setup.tools.caller_ids.show(caller);
             tracing::error!("The session of {shown} keeps failing; it pauses");
-            self.pausing.insert(caller.clone(), Instant::now() + SESSION_PAUSE);
+            self.pausing
+                .insert(caller.clone(), Instant::now() + SESSION_PAUSE);
             self.failures.remove(caller);
         }
     }
@@ -375,10 +450,18 @@ impl State {
 
     /// Callers that are not leaving yet, longest unused first.
     fn by_last_use(&self) -> Vec<(Instant, CallerId)> {
-        let table = self.setup.table.read().unwrap_or_else(PoisonError::into_inner);
+        let table = self
+            .setup
+            .table
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut callers: Vec<(Instant, CallerId)> = table
             .iter()
-            .filter(|(caller, _)| self.sessions.get(*caller).is_some_and(|s| s.leaving.is_none()))
+            .filter(|(caller, _)| {
+                self.sessions
+                    .get(*caller)
+                    .is_some_and(|s| s.leaving.is_none())
+            })
             .map(|(caller, published)| (published.last_used(), caller.clone()))
             .collect();
         callers.sort_unstable_by_key(|(last_used, _)| *last_used);
@@ -399,11 +482,16 @@ impl State {
                 let _ = router.send_message(Message::Refused(caller));
             }
         });
-        let _ = session.actor.send_message(session::Message::Passivate { refused });
+        let _ = session
+            .actor
+            .send_message(session::Message::Passivate { refused });
     }
 
     async fn refused(&mut self, myself: &ActorRef<Message>, caller: CallerId) {
-        let waiting = self.sessions.get_mut(&caller).and_then(|s| s.leaving.take());
+        let waiting = self
+            .sessions
+            .get_mut(&caller)
+            .and_then(|s| s.leaving.take());
         for message in waiting.unwrap_or_default() {
             self.deliver(myself, caller.clone(), message).await;
         }
@@ -424,7 +512,10 @@ fn remove(table: &Table, metrics: &Metrics, caller: &CallerId) {
     }
 }
 
-fn try_send(actor: &ActorRef<session::Message>, message: session::Message) -> Result<(), session::Message> {
+fn try_send(
+    actor: &ActorRef<session::Message>,
+    message: session::Message,
+) -> Result<(), session::Message> {
     match actor.send_message(message) {
         Ok(()) => Ok(()),
         Err(ractor::MessagingErr::SendErr(message)) => Err(message),

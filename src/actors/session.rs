@@ -16,9 +16,11 @@ mod learn;
 mod published;
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
@@ -54,21 +56,35 @@ pub(super) struct Tools {
 
 pub(super) enum Message {
     /// Say what is known, once it is loaded.
-    Open { reply: oneshot::Sender<Arc<Published>> },
+    Open {
+        reply: oneshot::Sender<Arc<Published>>,
+    },
     /// Make the memories searchable.
     LoadIndex { reply: Option<oneshot::Sender<()>> },
-    IndexLoaded { memories: Result<Vec<Memory>, StoreError> },
+    IndexLoaded {
+        memories: Result<Vec<Memory>, StoreError>,
+    },
     /// Work on an event of the inbox.
     Process(Ticket),
-    GreetingMade { ticket: Ticket, call: Box<Call>, result: Result<Greeting, GreetingFailure> },
+    GreetingMade {
+        ticket: Ticket,
+        call: Box<Call>,
+        result: Result<Greeting, GreetingFailure>,
+    },
     /// An operator's name for the caller.
-    Rename { name: CallerName, reply: oneshot::Sender<RenameResult> },
+    Rename {
+        name: CallerName,
+        reply: oneshot::Sender<RenameResult>,
+    },
     /// The change that was under way has ended.
     Changed(Changed),
     /// The router wants to let the session go. It stops, or says that it is busy.
     Passivate { refused: oneshot::Sender<()> },
     /// The load failed: nothing more is to be expected of this session.
     GiveUp,
+    /// A task has panicked. What it was to say will not come: the session
+    /// fails, and the next one starts from the store.
+    TaskPanicked,
 }
 
 /// The profile with its new name, or `None` if there is no such caller.
@@ -114,7 +130,11 @@ impl Actor for SessionActor {
     type State = State;
     type Arguments = Setup;
 
-    async fn pre_start(&self, _: ActorRef<Message>, setup: Setup) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _: ActorRef<Message>,
+        setup: Setup,
+    ) -> Result<State, ActorProcessingErr> {
         Ok(State {
             caller: setup.caller,
             tools: setup.tools,
@@ -128,7 +148,11 @@ impl Actor for SessionActor {
     }
 
     /// Loads here, not in `pre_start`: the router must not wait for the store.
-    async fn post_start(&self, myself: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn post_start(
+        &self,
+        myself: ActorRef<Message>,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         match state.tools.load(&state.caller).await {
             Ok(view) => {
                 let published = Arc::new(Published::new(view));
@@ -142,7 +166,12 @@ impl Actor for SessionActor {
         Ok(())
     }
 
-    async fn handle(&self, myself: ActorRef<Message>, message: Message, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         let Some(published) = state.published.clone() else {
             state.refuse(&myself, message);
             return Ok(());
@@ -155,7 +184,11 @@ impl Actor for SessionActor {
             Message::LoadIndex { reply } => state.load_index(&myself, &published, reply),
             Message::IndexLoaded { memories } => state.index_loaded(&myself, &published, memories),
             Message::Process(ticket) => state.process(&myself, &published, ticket),
-            Message::GreetingMade { ticket, call, result } => {
+            Message::GreetingMade {
+                ticket,
+                call,
+                result,
+            } => {
                 state.under_way -= 1;
                 state.greeting_made(&myself, ticket, &call, result);
             }
@@ -171,12 +204,18 @@ impl Actor for SessionActor {
                 }
             }
             Message::GiveUp => {}
+            Message::TaskPanicked => return Err("a task of the session panicked".into()),
         }
         Ok(())
     }
 
     /// It has no children; the default would stop it on any event.
-    async fn handle_supervisor_evt(&self, _: ActorRef<Message>, _: SupervisionEvent, _: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Message>,
+        _: SupervisionEvent,
+        _: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         Ok(())
     }
 }
@@ -186,7 +225,9 @@ impl State {
     /// back to the inbox, and the session ends with what is queued.
     fn refuse(&self, myself: &ActorRef<Message>, message: Message) {
         match message {
-            Message::Process(ticket) => ticket.retry("the memory store does not answer".into(), None),
+            Message::Process(ticket) => {
+                ticket.retry("the memory store does not answer".into(), None)
+            }
             Message::GiveUp => {
                 if myself.drain().is_err() {
                     myself.stop(None);
@@ -204,13 +245,19 @@ impl State {
         self.under_way += 1;
         let myself = myself.clone();
         tokio::spawn(async move {
+            let message = AssertUnwindSafe(task).catch_unwind().await;
             // If the session is gone, so is the message; a ticket in it gives
             // its event back.
-            let _ = myself.send_message(task.await);
+            let _ = myself.send_message(message.unwrap_or(Message::TaskPanicked));
         });
     }
 
-    fn load_index(&mut self, myself: &ActorRef<Message>, published: &Published, reply: Option<oneshot::Sender<()>>) {
+    fn load_index(
+        &mut self,
+        myself: &ActorRef<Message>,
+        published: &Published,
+        reply: Option<oneshot::Sender<()>>,
+    ) {
         match &mut self.index {
             IndexState::Ready => {
                 // Dropping the reply would read as a failure.
@@ -228,7 +275,10 @@ impl State {
                 }
             }
             IndexState::Absent => {
-                self.index = IndexState::Loading { waiting: reply.into_iter().collect(), outdated: false };
+                self.index = IndexState::Loading {
+                    waiting: reply.into_iter().collect(),
+                    outdated: false,
+                };
                 self.read_memories(myself);
             }
         }
@@ -242,7 +292,12 @@ impl State {
         });
     }
 
-    fn index_loaded(&mut self, myself: &ActorRef<Message>, published: &Published, memories: Result<Vec<Memory>, StoreError>) {
+    fn index_loaded(
+        &mut self,
+        myself: &ActorRef<Message>,
+        published: &Published,
+        memories: Result<Vec<Memory>, StoreError>,
+    ) {
         self.under_way -= 1;
         let IndexState::Loading { waiting, outdated } = &mut self.index else {
             return;
@@ -272,10 +327,23 @@ impl Tools {
     /// Reads both tiers of a caller, counted and timed.
     async fn load(&self, caller: &CallerId) -> Result<CallerView, StoreError> {
         let (profile, states) = tokio::join!(
-            self.timed(Tier::One, caller, self.store.universal_profile(caller), Option::is_some),
-            self.timed(Tier::Two, caller, self.store.conversation_states(caller), |s| !s.is_empty()),
+            self.timed(
+                Tier::One,
+                caller,
+                self.store.universal_profile(caller),
+                Option::is_some
+            ),
+            self.timed(
+                Tier::Two,
+                caller,
+                self.store.conversation_states(caller),
+                |s| !s.is_empty()
+            ),
         );
-        Ok(CallerView { profile: profile?, states: states?.into_iter().collect() })
+        Ok(CallerView {
+            profile: profile?,
+            states: states?.into_iter().collect(),
+        })
     }
 
     async fn timed<T>(
@@ -287,7 +355,10 @@ impl Tools {
     ) -> Result<T, StoreError> {
         let started = std::time::Instant::now();
         let result = read.await;
-        self.metrics.tier_duration.get(tier).record(started.elapsed());
+        self.metrics
+            .tier_duration
+            .get(tier)
+            .record(started.elapsed());
         let outcome = match &result {
             Ok(found) if is_hit(found) => TierResult::Hit,
             Ok(_) => TierResult::Miss,
@@ -301,7 +372,11 @@ impl Tools {
                 TierResult::Error
             }
         };
-        self.metrics.tier_queries.get(tier).get(outcome).increment(1);
+        self.metrics
+            .tier_queries
+            .get(tier)
+            .get(outcome)
+            .increment(1);
         result
     }
 }

@@ -70,9 +70,12 @@ impl ActorSystem {
     /// # Errors
     /// If the ledger cannot be read, or an actor cannot be started.
     pub async fn start(options: SystemOptions) -> Result<Self, StoreError> {
-        let failed = |e: &dyn std::fmt::Display| StoreError::Unavailable(format!("the actors cannot be started: {e}"));
+        let failed = |e: &dyn std::fmt::Display| {
+            StoreError::Unavailable(format!("the actors cannot be started: {e}"))
+        };
         let ledger = options.ledger;
-        let agents = AgentCache::load(&*ledger, options.agent_ttl, Arc::clone(&options.metrics)).await?;
+        let agents =
+            AgentCache::load(&*ledger, options.agent_ttl, Arc::clone(&options.metrics)).await?;
         let sessions = Sessions::new();
         let inbox = Inbox::new(Arc::clone(&ledger));
         let openai = options.openai.map(|(client, limits)| {
@@ -103,7 +106,11 @@ impl ActorSystem {
         )];
         children.extend(openai.map(|(handle, setup)| Child::OpenAi(handle.slot().clone(), setup)));
         let shards = sessions.setups(&tools, options.sessions);
-        children.extend(shards.into_iter().map(|(slot, setup)| Child::Router(slot, setup)));
+        children.extend(
+            shards
+                .into_iter()
+                .map(|(slot, setup)| Child::Router(slot, setup)),
+        );
         // The inbox comes last: what it hands out finds everybody in place.
         children.push(Child::Inbox(
             inbox.slot().clone(),
@@ -117,7 +124,13 @@ impl ActorSystem {
         let (root, ended) = Actor::spawn(None, RootSupervisor, (children, options.metrics))
             .await
             .map_err(|e| failed(&e))?;
-        Ok(Self { sessions, agents, inbox, root, ended })
+        Ok(Self {
+            sessions,
+            agents,
+            inbox,
+            root,
+            ended,
+        })
     }
 
     /// Whether the supervisor is alive.
@@ -135,7 +148,12 @@ impl ActorSystem {
     /// what is under way may end, for at most `grace`; then everything stops.
     pub async fn stop(self, grace: Duration) {
         self.inbox.drain(grace).await;
-        if self.root.stop_and_wait(None, Some(STOP_TIMEOUT)).await.is_err() {
+        if self
+            .root
+            .stop_and_wait(None, Some(STOP_TIMEOUT))
+            .await
+            .is_err()
+        {
             tracing::warn!("The actors did not stop in time");
         }
     }
@@ -198,7 +216,11 @@ impl Actor for RootSupervisor {
     type State = State;
     type Arguments = (Vec<Child>, Arc<Metrics>);
 
-    async fn pre_start(&self, myself: ActorRef<Message>, (children, metrics): Self::Arguments) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Message>,
+        (children, metrics): Self::Arguments,
+    ) -> Result<State, ActorProcessingErr> {
         let mut state = State {
             children: FxHashMap::default(),
             intensity: RestartIntensity::new(MAX_RESTARTS, RESTART_WINDOW),
@@ -211,13 +233,25 @@ impl Actor for RootSupervisor {
         Ok(state)
     }
 
-    async fn handle(&self, _: ActorRef<Message>, message: Message, _: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Message>,
+        message: Message,
+        _: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         match message {}
     }
 
-    async fn handle_supervisor_evt(&self, myself: ActorRef<Message>, event: SupervisionEvent, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<Message>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         let (cell, error) = match event {
-            SupervisionEvent::ActorTerminated(cell, _, reason) => (cell, reason.unwrap_or_default()),
+            SupervisionEvent::ActorTerminated(cell, _, reason) => {
+                (cell, reason.unwrap_or_default())
+            }
             SupervisionEvent::ActorFailed(cell, error) => (cell, error.to_string()),
             _ => return Ok(()),
         };

@@ -83,7 +83,11 @@ pub(super) async fn run(arguments: CheckArguments) -> ExitCode {
             }
         }
     }
-    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn config(env: &Environment) -> Outcome {
@@ -93,27 +97,46 @@ fn config(env: &Environment) -> Outcome {
     if warnings.is_empty() {
         Ok("every setting is usable".into())
     } else {
-        Ok(format!("usable, with remarks:\n     - {}", warnings.join("\n     - ")))
+        Ok(format!(
+            "usable, with remarks:\n     - {}",
+            warnings.join("\n     - ")
+        ))
     }
 }
 
 async fn openai(services: Services) -> Outcome {
     let Some((options, _)) = services.openai else {
-        return Err(("OPENAI_API_KEY is not set".into(), "get one at https://platform.openai.com/api-keys"));
+        return Err((
+            "OPENAI_API_KEY is not set".into(),
+            "get one at https://platform.openai.com/api-keys",
+        ));
     };
     let model = options.model.clone();
-    let client = OpenAi::new(options).map_err(|e| (e.to_string(), "check the system's TLS certificates"))?;
+    let client =
+        OpenAi::new(options).map_err(|e| (e.to_string(), "check the system's TLS certificates"))?;
     let agent_id = AgentId::parse("agent_check").map_err(|e| (e.to_string(), "report this"))?;
-    let agent = AgentProfile { name: Some("Test".into()), first_message: Some("Hi".into()), ..AgentProfile::default() };
+    let agent = AgentProfile {
+        name: Some("Test".into()),
+        first_message: Some("Hi".into()),
+        ..AgentProfile::default()
+    };
     let turns = [
-        Turn { role: Role::Agent, text: "Hello".into() },
-        Turn { role: Role::Caller, text: "Hi, my name is John. I want to plant tomatoes.".into() },
+        Turn {
+            role: Role::Agent,
+            text: "Hello".into(),
+        },
+        Turn {
+            role: Role::Caller,
+            text: "Hi, my name is John. I want to plant tomatoes.".into(),
+        },
     ];
     let prompt = GreetingPrompt::new(&agent_id, &agent, None, Timestamp::now(), &turns);
     let answer = client.complete(&prompt).await.map_err(|error| {
         let remedy = match error {
             OpenAiError::InvalidKey(_) => "verify OPENAI_API_KEY",
-            OpenAiError::RateLimited { .. } | OpenAiError::QuotaExhausted => "check your OpenAI plan and its limits",
+            OpenAiError::RateLimited { .. } | OpenAiError::QuotaExhausted => {
+                "check your OpenAI plan and its limits"
+            }
             OpenAiError::Timeout => "increase OPENAI_TIMEOUT or check network connectivity",
             OpenAiError::Network(_) => "check network connectivity and OPENAI_BASE_URL",
             OpenAiError::Refused { .. } => "check OPENAI_MODEL and OPENAI_BASE_URL",
@@ -122,8 +145,12 @@ async fn openai(services: Services) -> Outcome {
         };
         (error.to_string(), remedy)
     })?;
-    let greeting = Greeting::from_answer(&answer.content)
-        .map_err(|e| (format!("{model} answers, but {e}"), "choose another OPENAI_MODEL"))?;
+    let greeting = Greeting::from_answer(&answer.content).map_err(|e| {
+        (
+            format!("{model} answers, but {e}"),
+            "choose another OPENAI_MODEL",
+        )
+    })?;
     let said = greeting.next_greeting.unwrap_or_else(|| "(none)".into());
     Ok(format!(
         "{model} made a greeting with {} + {} tokens: {said}",
@@ -133,18 +160,27 @@ async fn openai(services: Services) -> Outcome {
 
 async fn agent(services: &Services, id: &str) -> Outcome {
     let Some((url, key)) = services.elevenlabs.clone() else {
-        return Err(("ELEVENLABS_API_KEY is not set".into(), "create one in ElevenLabs under API Keys"));
+        return Err((
+            "ELEVENLABS_API_KEY is not set".into(),
+            "create one in ElevenLabs under API Keys",
+        ));
     };
-    let client = ElevenLabs::new(url, key).map_err(|e| (e.to_string(), "check the system's TLS certificates"))?;
-    let agent = AgentId::parse(id).map_err(|e| (format!("the agent id {e}"), "copy it from ElevenLabs"))?;
+    let client = ElevenLabs::new(url, key)
+        .map_err(|e| (e.to_string(), "check the system's TLS certificates"))?;
+    let agent =
+        AgentId::parse(id).map_err(|e| (format!("the agent id {e}"), "copy it from ElevenLabs"))?;
     let profile = client.agent(&agent).await.map_err(|error| {
         let reason = match error {
             ElevenLabsError::NotFound => format!("Agent not found: {agent}"),
             ref other => other.to_string(),
         };
         let remedy = match error {
-            ElevenLabsError::NotFound => "verify the agent ID exists in ElevenLabs, and check ELEVENLABS_API_KEY",
-            ElevenLabsError::InvalidKey(_) => "check ELEVENLABS_API_KEY and its permission for agents",
+            ElevenLabsError::NotFound => {
+                "verify the agent ID exists in ElevenLabs, and check ELEVENLABS_API_KEY"
+            }
+            ElevenLabsError::InvalidKey(_) => {
+                "check ELEVENLABS_API_KEY and its permission for agents"
+            }
             _ => "check network connectivity and ELEVENLABS_BASE_URL",
         };
         (reason, remedy)
@@ -158,7 +194,11 @@ async fn agent(services: &Services, id: &str) -> Outcome {
     Ok(format!(
         "{:?}; {permission}; variables declared: {}",
         profile.name_or(&agent),
-        if declared.is_empty() { "none".to_owned() } else { declared.join(", ") },
+        if declared.is_empty() {
+            "none".to_owned()
+        } else {
+            declared.join(", ")
+        },
     ))
 }
 

@@ -22,11 +22,17 @@ pub(super) async fn run() -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let _logs = telemetry::init(config.services.log_format, config.services.log_filter.as_deref());
+    let _logs = telemetry::init(
+        config.services.log_format,
+        config.services.log_filter.as_deref(),
+    );
     for warning in &config.services.warnings {
         tracing::warn!("{warning}");
     }
-    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+    let (mut terminate, mut interrupt) = match (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) {
         (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
         (Err(error), _) | (_, Err(error)) => {
             tracing::error!(%error, "Signals cannot be received");
@@ -41,7 +47,11 @@ pub(super) async fn run() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    tracing::info!("Webhooks on http://{}, metrics and health on http://{}", app.public_addr, app.ops_addr);
+    tracing::info!(
+        "Webhooks on http://{}, metrics and health on http://{}",
+        app.public_addr,
+        app.ops_addr
+    );
     // Without systemd these do nothing.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
 
@@ -50,7 +60,11 @@ pub(super) async fn run() -> ExitCode {
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     app.stop().await;
     tracing::info!("Stopped");
-    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 /// Waits for a signal (false) or the end of the service (true).

@@ -53,7 +53,11 @@ impl ElevenLabs {
     /// # Errors
     /// If no TLS can be set up.
     pub fn new(base_url: String, api_key: SecretString) -> Result<Self, reqwest::Error> {
-        Ok(Self { http: http_client()?, base_url, api_key })
+        Ok(Self {
+            http: http_client()?,
+            base_url,
+            api_key,
+        })
     }
 
     /// Fetches an agent's profile.
@@ -80,12 +84,19 @@ impl ElevenLabs {
             200 => {}
             404 => return Err(ElevenLabsError::NotFound),
             status @ (401 | 403) => return Err(ElevenLabsError::InvalidKey(status)),
-            status => return Err(ElevenLabsError::Status { status, retry_after }),
+            status => {
+                return Err(ElevenLabsError::Status {
+                    status,
+                    retry_after,
+                });
+            }
         }
-        let body = bounded_body(response, MAX_ANSWER_BYTES).await.map_err(|e| match e {
-            BodyError::TooLarge => ElevenLabsError::Unusable,
-            BodyError::Http(e) => network(e),
-        })?;
+        let body = bounded_body(response, MAX_ANSWER_BYTES)
+            .await
+            .map_err(|e| match e {
+                BodyError::TooLarge => ElevenLabsError::Unusable,
+                BodyError::Http(e) => network(e),
+            })?;
         let body: Value = serde_json::from_slice(&body).map_err(|_| ElevenLabsError::Unusable)?;
         if body.is_object() {
             Ok(AgentProfile::from_response(&body))

@@ -62,7 +62,9 @@ pub enum OpenAiError {
         retry_after: Option<Duration>,
     },
     /// 429 `insufficient_quota`: stays until somebody pays.
-    #[error("OpenAI API error: 429 - Quota exhausted (insufficient_quota): check the plan and billing")]
+    #[error(
+        "OpenAI API error: 429 - Quota exhausted (insufficient_quota): check the plan and billing"
+    )]
     QuotaExhausted,
     /// 401 or 403.
     #[error("OpenAI API error: {0} - Invalid API key")]
@@ -102,13 +104,19 @@ impl OpenAi {
     /// # Errors
     /// If no TLS can be set up.
     pub fn new(options: OpenAiOptions) -> Result<Self, reqwest::Error> {
-        Ok(Self { http: http_client()?, options, plain_json: AtomicBool::new(false) })
+        Ok(Self {
+            http: http_client()?,
+            options,
+            plain_json: AtomicBool::new(false),
+        })
     }
 
     /// Tokens that a request for `prompt` may cost at most, roughly.
     #[must_use]
     pub fn estimated_tokens(&self, prompt: &GreetingPrompt) -> u32 {
-        prompt.estimated_tokens().saturating_add(self.options.max_tokens)
+        prompt
+            .estimated_tokens()
+            .saturating_add(self.options.max_tokens)
     }
 
     /// Asks once. A server that does not know `json_schema` is asked a second
@@ -119,9 +127,10 @@ impl OpenAi {
     pub async fn complete(&self, prompt: &GreetingPrompt) -> Result<OpenAiAnswer, OpenAiError> {
         let plain = self.plain_json.load(Ordering::Relaxed);
         match self.request(prompt, plain).await {
-            Err(OpenAiError::Refused { status: 400 | 422, message })
-                if !plain && message.contains("response_format") =>
-            {
+            Err(OpenAiError::Refused {
+                status: 400 | 422,
+                message,
+            }) if !plain && message.contains("response_format") => {
                 tracing::warn!("The model server refuses json_schema; json_object is used instead");
                 self.plain_json.store(true, Ordering::Relaxed);
                 self.request(prompt, true).await
@@ -130,7 +139,11 @@ impl OpenAi {
         }
     }
 
-    async fn request(&self, prompt: &GreetingPrompt, plain: bool) -> Result<OpenAiAnswer, OpenAiError> {
+    async fn request(
+        &self,
+        prompt: &GreetingPrompt,
+        plain: bool,
+    ) -> Result<OpenAiAnswer, OpenAiError> {
         let url = format!("{}/chat/completions", self.options.base_url);
         let response = self
             .http
@@ -143,12 +156,18 @@ impl OpenAi {
             .map_err(transport)?;
         let status = response.status();
         let wait = retry_after(response.headers(), Timestamp::now());
-        let body = bounded_body(response, MAX_ANSWER_BYTES).await.map_err(|e| match e {
-            BodyError::TooLarge => OpenAiError::Unusable("it is too large"),
-            BodyError::Http(e) => transport(e),
-        })?;
+        let body = bounded_body(response, MAX_ANSWER_BYTES)
+            .await
+            .map_err(|e| match e {
+                BodyError::TooLarge => OpenAiError::Unusable("it is too large"),
+                BodyError::Http(e) => transport(e),
+            })?;
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-        if status.is_success() { answer(&body) } else { Err(refusal(status, &body, wait)) }
+        if status.is_success() {
+            answer(&body)
+        } else {
+            Err(refusal(status, &body, wait))
+        }
     }
 
     fn body(&self, prompt: &GreetingPrompt, plain: bool) -> Value {
@@ -183,19 +202,27 @@ impl OpenAi {
 fn is_reasoning_model(model: &str) -> bool {
     let name = model.rsplit('/').next().unwrap_or(model);
     let digit_after = |prefix: &str| {
-        name.strip_prefix(prefix).and_then(|rest| rest.chars().next()).and_then(|c| c.to_digit(10))
+        name.strip_prefix(prefix)
+            .and_then(|rest| rest.chars().next())
+            .and_then(|c| c.to_digit(10))
     };
     digit_after("o").is_some() || digit_after("gpt-").is_some_and(|major| major >= 5)
 }
 
 fn transport(error: reqwest::Error) -> OpenAiError {
-    if error.is_timeout() { OpenAiError::Timeout } else { OpenAiError::Network(describe(error)) }
+    if error.is_timeout() {
+        OpenAiError::Timeout
+    } else {
+        OpenAiError::Network(describe(error))
+    }
 }
 
 fn answer(body: &Value) -> Result<OpenAiAnswer, OpenAiError> {
     let choice = &body["choices"][0];
     if choice["finish_reason"] == "length" {
-        return Err(OpenAiError::Unusable("it was cut off: raise OPENAI_MAX_TOKENS"));
+        return Err(OpenAiError::Unusable(
+            "it was cut off: raise OPENAI_MAX_TOKENS",
+        ));
     }
     let content = choice["message"]["content"]
         .as_str()
@@ -227,8 +254,15 @@ fn refusal(status: StatusCode, body: &Value, retry_after: Option<Duration>) -> O
             OpenAiError::QuotaExhausted
         }
         429 => OpenAiError::RateLimited { retry_after },
-        code @ (408 | 409 | 500..) => OpenAiError::Server { status: code, message: message(), retry_after },
-        code => OpenAiError::Refused { status: code, message: message() },
+        code @ (408 | 409 | 500..) => OpenAiError::Server {
+            status: code,
+            message: message(),
+            retry_after,
+        },
+        code => OpenAiError::Refused {
+            status: code,
+            message: message(),
+        },
     }
 }
 
@@ -239,8 +273,14 @@ mod tests {
     #[test]
     fn newer_models_are_told_apart() {
         for (model, expected) in [
-            ("gpt-4o-mini", false), ("gpt-4.1", false), ("gpt-5-nano", true), ("o3", true),
-            ("o4-mini", true), ("openai/gpt-5", true), ("olmo-2", false), ("llama-3", false),
+            ("gpt-4o-mini", false),
+            ("gpt-4.1", false),
+            ("gpt-5-nano", true),
+            ("o3", true),
+            ("o4-mini", true),
+            ("openai/gpt-5", true),
+            ("olmo-2", false),
+            ("llama-3", false),
         ] {
             assert_eq!(is_reasoning_model(model), expected, "{model}");
         }

@@ -19,7 +19,9 @@ impl Environment {
                 for line in lines {
                     let (name, value) = line.map_err(|e| match e {
                         dotenvy::Error::LineParse(_, position) => {
-                            format!(".env has a line that cannot be read (at its character {position})")
+                            format!(
+                                ".env has a line that cannot be read (at its character {position})"
+                            )
                         }
                         other => format!(".env cannot be read: {other}"),
                     })?;
@@ -36,8 +38,15 @@ impl Environment {
     }
 
     /// Exactly these settings: for the demo and tests.
-    pub fn from_pairs<N: Into<String>, V: Into<String>>(pairs: impl IntoIterator<Item = (N, V)>) -> Self {
-        Self(pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    pub fn from_pairs<N: Into<String>, V: Into<String>>(
+        pairs: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
+        Self(
+            pairs
+                .into_iter()
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+        )
     }
 
     /// The value as it is set.

@@ -19,7 +19,9 @@ where
     S: Stream<Item = Result<B, warp::Error>>,
     B: Buf,
 {
-    timeout(SMALL_BODY_TIMEOUT, collect(body)).await.unwrap_or(Err(ApiError::TooSlow))
+    timeout(SMALL_BODY_TIMEOUT, collect(body))
+        .await
+        .unwrap_or(Err(ApiError::TooSlow))
 }
 
 async fn collect<S, B>(body: S) -> Result<Bytes, ApiError>
@@ -32,12 +34,16 @@ where
     while let Some(chunk) = body.next().await {
         let mut chunk = chunk.map_err(|_| ApiError::TooSlow)?;
         if whole.len() + chunk.remaining() > MAX_SMALL_BODY {
-            return Err(ApiError::TooLarge { limit: MAX_SMALL_BODY });
+            return Err(ApiError::TooLarge {
+                limit: MAX_SMALL_BODY,
+            });
         }
         if whole.is_empty() {
             // The usual case: one chunk, which is taken over without a copy.
             let bytes = chunk.copy_to_bytes(chunk.remaining());
-            whole = bytes.try_into_mut().unwrap_or_else(|bytes| BytesMut::from(&bytes[..]));
+            whole = bytes
+                .try_into_mut()
+                .unwrap_or_else(|bytes| BytesMut::from(&bytes[..]));
         } else {
             while chunk.has_remaining() {
                 let part = chunk.chunk();

@@ -49,11 +49,20 @@ where
     let caller = CallerId::parse(request.caller_id.as_deref().unwrap_or_default()).ok();
 
     let (outcome, answer) = ring(shared, caller.as_ref(), &agent).await;
-    shared.state.metrics.client_data.get(outcome).record(started.elapsed());
+    shared
+        .state
+        .metrics
+        .client_data
+        .get(outcome)
+        .record(started.elapsed());
     Ok(error::json(&answer))
 }
 
-async fn ring(shared: &Shared, caller: Option<&CallerId>, agent: &AgentId) -> (RingOutcome, Personalization) {
+async fn ring(
+    shared: &Shared,
+    caller: Option<&CallerId>,
+    agent: &AgentId,
+) -> (RingOutcome, Personalization) {
     let state = &shared.state;
     let profile = state.agents.peek(agent);
     let defaults = || personalize(None, None, profile.as_deref()).1;
@@ -87,8 +96,11 @@ fn recognise(
     shown: &impl std::fmt::Display,
 ) -> (RingOutcome, Personalization) {
     let view = published.view();
-    let (recognition, answer) =
-        personalize(view.profile.as_ref(), view.states.get(agent), profile.map(Arc::as_ref));
+    let (recognition, answer) = personalize(
+        view.profile.as_ref(),
+        view.states.get(agent),
+        profile.map(Arc::as_ref),
+    );
     let outcome = match recognition {
         Recognition::Greeting => {
             tracing::info!("Found agent-specific greeting for {shown}");

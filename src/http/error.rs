@@ -61,7 +61,9 @@ impl ApiError {
         let mut response = json(&json!({"error": self.to_string()}));
         *response.status_mut() = status;
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from_static("5"));
         }
         response
     }
@@ -99,7 +101,9 @@ pub(super) fn json(body: &impl Serialize) -> Response {
     // Our own types always serialise.
     let body = serde_json::to_vec(body).unwrap_or_default();
     let mut response = Response::new(body);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 

@@ -60,21 +60,29 @@ pub fn routes(state: OpsState) -> BoxedFilter<(impl Reply,)> {
     });
     let get = warp::get().and(shared.clone());
 
-    let metrics = path!("metrics").and(get.clone()).map(|state: Arc<OpsState>| {
-        let mut response = Response::new(state.metrics.render().into_bytes());
-        let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-        response.headers_mut().insert(CONTENT_TYPE, text);
-        response
-    });
+    let metrics = path!("metrics")
+        .and(get.clone())
+        .map(|state: Arc<OpsState>| {
+            let mut response = Response::new(state.metrics.render().into_bytes());
+            let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            response.headers_mut().insert(CONTENT_TYPE, text);
+            response
+        });
     let live = path!("health" / "live")
         .and(warp::get())
         .map(|| error::json(&json!({"status": "alive"})));
-    let ready = path!("health" / "ready").and(get.clone()).then(async |state: Arc<OpsState>| ready(&state).await);
+    let ready = path!("health" / "ready")
+        .and(get.clone())
+        .then(async |state: Arc<OpsState>| ready(&state).await);
 
     // Every admin route passes here first; without a key there are none.
     let admin = path("admin")
         .and_then(move || {
-            std::future::ready(if admin_is_on { Ok(()) } else { Err(warp::reject::not_found()) })
+            std::future::ready(if admin_is_on {
+                Ok(())
+            } else {
+                Err(warp::reject::not_found())
+            })
         })
         .untuple_one()
         .and(shared)
@@ -83,28 +91,34 @@ pub fn routes(state: OpsState) -> BoxedFilter<(impl Reply,)> {
         .clone()
         .and(path!("callers" / String))
         .and(warp::get())
-        .then(async |state: Arc<OpsState>, auth: Option<String>, id: String| {
-            finish(bounded(&state, auth, show_caller(&state, &id)).await)
-        });
+        .then(
+            async |state: Arc<OpsState>, auth: Option<String>, id: String| {
+                finish(bounded(&state, auth, show_caller(&state, &id)).await)
+            },
+        );
     let rename = admin
         .clone()
         .and(path!("callers" / String / "name"))
         .and(warp::put())
         .and(warp::body::stream())
-        .then(async |state: Arc<OpsState>, auth: Option<String>, id: String, body| {
-            let renamed = async {
-                let body = body::read_small(body).await?;
-                rename(&state, &id, &body).await
-            };
-            finish(bounded(&state, auth, renamed).await)
-        });
+        .then(
+            async |state: Arc<OpsState>, auth: Option<String>, id: String, body| {
+                let renamed = async {
+                    let body = body::read_small(body).await?;
+                    rename(&state, &id, &body).await
+                };
+                finish(bounded(&state, auth, renamed).await)
+            },
+        );
     let invalidate = admin
         .clone()
         .and(path!("agents" / String / "invalidate"))
         .and(warp::post())
-        .then(async |state: Arc<OpsState>, auth: Option<String>, id: String| {
-            finish(bounded(&state, auth, invalidate(&state, &id)).await)
-        });
+        .then(
+            async |state: Arc<OpsState>, auth: Option<String>, id: String| {
+                finish(bounded(&state, auth, invalidate(&state, &id)).await)
+            },
+        );
     let dead_letters = admin
         .clone()
         .and(path!("dead-letters"))
@@ -115,9 +129,11 @@ pub fn routes(state: OpsState) -> BoxedFilter<(impl Reply,)> {
     let revive = admin
         .and(path!("dead-letters" / i64 / "retry"))
         .and(warp::post())
-        .then(async |state: Arc<OpsState>, auth: Option<String>, id: i64| {
-            finish(bounded(&state, auth, revive(&state, id)).await)
-        });
+        .then(
+            async |state: Arc<OpsState>, auth: Option<String>, id: i64| {
+                finish(bounded(&state, auth, revive(&state, id)).await)
+            },
+        );
 
     metrics
         .or(live)
@@ -148,8 +164,15 @@ async fn bounded(
     authorization: Option<String>,
     work: impl Future<Output = Result<Response, ApiError>>,
 ) -> Result<Response, ApiError> {
-    let given = authorization.as_deref().and_then(|a| a.strip_prefix("Bearer ")).unwrap_or_default();
-    let expected = state.admin_key.as_ref().map(ExposeSecret::expose_secret).unwrap_or_default();
+    let given = authorization
+        .as_deref()
+        .and_then(|a| a.strip_prefix("Bearer "))
+        .unwrap_or_default();
+    let expected = state
+        .admin_key
+        .as_ref()
+        .map(ExposeSecret::expose_secret)
+        .unwrap_or_default();
     if expected.is_empty() || !bool::from(given.as_bytes().ct_eq(expected.as_bytes())) {
         return Err(ApiError::Unauthorized("wrong or missing bearer token"));
     }
@@ -172,12 +195,26 @@ async fn ready(state: &OpsState) -> Response {
         check(state.store.check_writable()),
         check(state.archive.check_writable()),
     );
-    let inbox = if state.inbox.is_moving() { Ok(()) } else { Err("it does not move".to_owned()) };
-    let checks = [("ledger", ledger), ("memory_store", store), ("archive", archive), ("inbox", inbox)];
+    let inbox = if state.inbox.is_moving() {
+        Ok(())
+    } else {
+        Err("it does not move".to_owned())
+    };
+    let checks = [
+        ("ledger", ledger),
+        ("memory_store", store),
+        ("archive", archive),
+        ("inbox", inbox),
+    ];
     let ready = checks.iter().all(|(_, result)| result.is_ok());
     let checks: serde_json::Map<String, Value> = checks
         .into_iter()
-        .map(|(name, result)| (name.to_owned(), result.map_or_else(Value::from, |()| "ok".into())))
+        .map(|(name, result)| {
+            (
+                name.to_owned(),
+                result.map_or_else(Value::from, |()| "ok".into()),
+            )
+        })
         .collect();
     let status = if ready { "ready" } else { "not ready" };
     error::ready(ready, &json!({"status": status, "checks": checks}))
@@ -185,7 +222,12 @@ async fn ready(state: &OpsState) -> Response {
 
 fn parse_caller(id: &str) -> Result<CallerId, ApiError> {
     // `+` needs no escaping in a path, but people escape it.
-    let id = id.replace("%2B", "+").replace("%2b", "+").replace("%40", "@").replace("%3A", ":").replace("%3a", ":");
+    let id = id
+        .replace("%2B", "+")
+        .replace("%2b", "+")
+        .replace("%40", "@")
+        .replace("%3A", ":")
+        .replace("%3a", ":");
     CallerId::parse(&id).map_err(|e| ApiError::Invalid(format!("the caller id: {e}")))
 }
 
@@ -233,15 +275,23 @@ async fn rename(state: &OpsState, id: &str, body: &[u8]) -> Result<Response, Api
     let caller = parse_caller(id)?;
     let Request { name } = serde_json::from_slice(body)?;
     let name = CallerName::parse(&name).map_err(|e| ApiError::Invalid(format!("the name {e}")))?;
-    let profile = state.sessions.rename(&caller, name).await.map_err(|_| NO_SESSION)?;
+    let profile = state
+        .sessions
+        .rename(&caller, name)
+        .await
+        .map_err(|_| NO_SESSION)?;
     let profile = profile.ok_or(NO_SUCH_CALLER)?;
-    Ok(error::json(&json!({"phone_number": profile.phone_number.as_str(), "name": profile.name})))
+    Ok(error::json(
+        &json!({"phone_number": profile.phone_number.as_str(), "name": profile.name}),
+    ))
 }
 
 async fn invalidate(state: &OpsState, id: &str) -> Result<Response, ApiError> {
     let agent = parse_agent(id)?;
     let known = state.agents.invalidate(&agent).await;
-    Ok(error::json(&json!({"agent_id": agent, "invalidated": known})))
+    Ok(error::json(
+        &json!({"agent_id": agent, "invalidated": known}),
+    ))
 }
 
 async fn dead_letters(state: &OpsState) -> Result<Response, ApiError> {
@@ -253,6 +303,8 @@ async fn revive(state: &OpsState, id: i64) -> Result<Response, ApiError> {
     if state.inbox.revive(EventId(id)).await? {
         Ok(error::json(&json!({"id": id, "status": "queued"})))
     } else {
-        Err(ApiError::NoSuchThing("no dead letter of a known type with this id"))
+        Err(ApiError::NoSuchThing(
+            "no dead letter of a known type with this id",
+        ))
     }
 }

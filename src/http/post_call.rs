@@ -36,7 +36,9 @@ const LARGE_JSON: usize = 256 * 1024;
 impl From<SignatureError> for ApiError {
     fn from(error: SignatureError) -> Self {
         Self::Unauthorized(match error {
-            SignatureError::Unreadable => "the ElevenLabs-Signature header is missing or not t=...,v0=...",
+            SignatureError::Unreadable => {
+                "the ElevenLabs-Signature header is missing or not t=...,v0=..."
+            }
             SignatureError::Stale => "the signature is too old, or from the future",
             SignatureError::Wrong => "the signature is wrong",
         })
@@ -50,15 +52,23 @@ impl From<StoreError> for ApiError {
     }
 }
 
-pub(super) async fn receive<S, B>(shared: &Shared, signature: Option<&str>, body: S) -> Result<Response, ApiError>
+pub(super) async fn receive<S, B>(
+    shared: &Shared,
+    signature: Option<&str>,
+    body: S,
+) -> Result<Response, ApiError>
 where
     S: Stream<Item = Result<B, warp::Error>>,
     B: Buf,
 {
     let state = &shared.state;
     let now = Timestamp::now();
-    let verifier = Verifier::new(signature, state.post_call_key.expose_secret().as_bytes(), now)
-        .inspect_err(|error| tracing::warn!(%error, "post-call webhook refused"))?;
+    let verifier = Verifier::new(
+        signature,
+        state.post_call_key.expose_secret().as_bytes(),
+        now,
+    )
+    .inspect_err(|error| tracing::warn!(%error, "post-call webhook refused"))?;
     let _permit = shared
         .post_calls
         .try_acquire()
@@ -84,12 +94,18 @@ where
     let mut body = std::pin::pin!(body);
     let mut splitter = EnvelopeSplitter::default();
     let mut audio = Audio::default();
-    let mut budget = Budget { pool: Arc::clone(&shared.body_budget), taken: None };
+    let mut budget = Budget {
+        pool: Arc::clone(&shared.body_budget),
+        taken: None,
+    };
     let mut total = 0;
     let end = Instant::now() + BODY_TIMEOUT;
     loop {
         let chunk_end = end.min(Instant::now() + CHUNK_TIMEOUT);
-        let Some(chunk) = timeout_at(chunk_end, body.next()).await.map_err(|_| ApiError::TooSlow)? else {
+        let Some(chunk) = timeout_at(chunk_end, body.next())
+            .await
+            .map_err(|_| ApiError::TooSlow)?
+        else {
             break;
         };
         let mut chunk = chunk.map_err(|_| ApiError::TooSlow)?;
@@ -108,7 +124,11 @@ where
     verifier
         .verify()
         .inspect_err(|error| tracing::warn!(%error, "post-call webhook refused"))?;
-    Ok(Received { envelope: splitter.finish(), audio, _budget: budget.taken })
+    Ok(Received {
+        envelope: splitter.finish(),
+        audio,
+        _budget: budget.taken,
+    })
 }
 
 /// The base64 of a recording: its last portion, the others on disk.
@@ -154,8 +174,15 @@ struct Budget {
 
 impl Budget {
     fn cover(&mut self, bytes: usize) -> Result<(), ApiError> {
-        let taken = self.taken.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let Some(more) = bytes.saturating_sub(FREE_JSON).checked_sub(taken).filter(|more| *more > 0) else {
+        let taken = self
+            .taken
+            .as_ref()
+            .map_or(0, OwnedSemaphorePermit::num_permits);
+        let Some(more) = bytes
+            .saturating_sub(FREE_JSON)
+            .checked_sub(taken)
+            .filter(|more| *more > 0)
+        else {
             return Ok(());
         };
         let more = u32::try_from(more).unwrap_or(u32::MAX);
@@ -170,8 +197,16 @@ impl Budget {
     }
 }
 
-async fn take(state: &PublicState, received: Received, now: Timestamp) -> Result<Response, ApiError> {
-    let Received { envelope, audio, _budget } = received;
+async fn take(
+    state: &PublicState,
+    received: Received,
+    now: Timestamp,
+) -> Result<Response, ApiError> {
+    let Received {
+        envelope,
+        audio,
+        _budget,
+    } = received;
     let Envelope { bytes: json, .. } = &envelope;
     let parsed = if json.len() > LARGE_JSON {
         let json = json.clone();
@@ -183,11 +218,22 @@ async fn take(state: &PublicState, received: Received, now: Timestamp) -> Result
     };
     let event = match parsed {
         Ok(event) => event,
-        Err(error) => return keep_unknown(state, envelope.with_audio(&audio.into_bytes().await?), &error, now).await,
+        Err(error) => {
+            return keep_unknown(
+                state,
+                envelope.with_audio(&audio.into_bytes().await?),
+                &error,
+                now,
+            )
+            .await;
+        }
     };
     let (key, caller, started_at, caller_spoke) = match event {
         CallEvent::Audio(key) => {
-            state.archive.store_audio(&key, audio.into_spool(&state.archive).await?).await?;
+            state
+                .archive
+                .store_audio(&key, audio.into_spool(&state.archive).await?)
+                .await?;
             state.metrics.last_post_call.set(now.as_second() as f64);
             tracing::info!(conversation = %key.conversation_id, "post-call webhook: recording archived");
             // Written under its name, a recording sent again replaces itself.
@@ -209,7 +255,11 @@ async fn take(state: &PublicState, received: Received, now: Timestamp) -> Result
     };
     let accepted = state.inbox.accept(event).await?;
     state.metrics.last_post_call.set(now.as_second() as f64);
-    let again = if accepted == Accepted::Duplicate { " again; nothing changed" } else { "" };
+    let again = if accepted == Accepted::Duplicate {
+        " again; nothing changed"
+    } else {
+        ""
+    };
     tracing::info!(conversation = %key.conversation_id, "post-call webhook: {} received{again}", key.kind.as_str());
     Ok(received_answer(&key))
 }
@@ -224,13 +274,21 @@ fn received_answer(key: &EventKey) -> Response {
 }
 
 /// An authentic sender's data is never lost, even if we cannot read it.
-async fn keep_unknown(state: &PublicState, body: Vec<u8>, error: &EventError, now: Timestamp) -> Result<Response, ApiError> {
+async fn keep_unknown(
+    state: &PublicState,
+    body: Vec<u8>,
+    error: &EventError,
+    now: Timestamp,
+) -> Result<Response, ApiError> {
     let reason = match error {
         // Its text quotes nothing of the body, but the position is enough.
         EventError::NotJson(_) => "the body is not JSON".to_owned(),
         other => other.to_string(),
     };
-    tracing::warn!(reason, "post-call webhook: an authentic body is no known event; it is kept as a dead letter");
+    tracing::warn!(
+        reason,
+        "post-call webhook: an authentic body is no known event; it is kept as a dead letter"
+    );
     state.ledger.keep_unknown(body, &reason, now).await?;
     Ok(error::json(&json!({
         "status": "received",

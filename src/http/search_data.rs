@@ -51,14 +51,25 @@ struct Query {
 impl Query {
     fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let Request { flat, parameters } = serde_json::from_slice(body)?;
-        let inner = parameters.unwrap_or(Parameters { query: None, user_id: None, agent_id: None });
+        let inner = parameters.unwrap_or(Parameters {
+            query: None,
+            user_id: None,
+            agent_id: None,
+        });
         let missing = |field: &str| ApiError::Invalid(format!("{field} is missing"));
-        let agent = inner.agent_id.or(flat.agent_id).ok_or_else(|| missing("agent_id"))?;
-        let user = inner.user_id.or(flat.user_id).ok_or_else(|| missing("user_id"))?;
+        let agent = inner
+            .agent_id
+            .or(flat.agent_id)
+            .ok_or_else(|| missing("agent_id"))?;
+        let user = inner
+            .user_id
+            .or(flat.user_id)
+            .ok_or_else(|| missing("user_id"))?;
         Ok(Self {
             query: inner.query.or(flat.query).ok_or_else(|| missing("query"))?,
             caller: CallerId::parse(user.as_deref().unwrap_or_default()).ok(),
-            agent: AgentId::parse(&agent).map_err(|e| ApiError::Invalid(format!("agent_id {e}")))?,
+            agent: AgentId::parse(&agent)
+                .map_err(|e| ApiError::Invalid(format!("agent_id {e}")))?,
         })
     }
 }
@@ -88,7 +99,10 @@ struct MemoryAnswer {
 impl Answer {
     fn new(published: &Published, agent: &AgentId, memories: Vec<Memory>) -> Self {
         let view = published.view();
-        let summary = view.states.get(agent).and_then(|s| s.conversation_summary.clone());
+        let summary = view
+            .states
+            .get(agent)
+            .and_then(|s| s.conversation_summary.clone());
         Self {
             profile: view.profile.as_ref().map(|profile| ProfileAnswer {
                 name: profile.name.as_ref().map(ToString::to_string),
@@ -122,7 +136,12 @@ where
     let body = body::read_small(body).await?;
     let query = Query::parse(&body)?;
     let (outcome, answer) = search(shared, &query).await;
-    shared.state.metrics.search_data.get(outcome).record(started.elapsed());
+    shared
+        .state
+        .metrics
+        .search_data
+        .get(outcome)
+        .record(started.elapsed());
     Ok(error::json(&answer))
 }
 
@@ -136,10 +155,23 @@ async fn search(shared: &Shared, query: &Query) -> (SearchOutcome, Answer) {
         tracing::error!("Too many searches at once - answering without memories");
         return (SearchOutcome::Error, Answer::default());
     };
-    match timeout(DEADLINE, state.sessions.search(caller, &query.agent, &query.query)).await {
+    match timeout(
+        DEADLINE,
+        state.sessions.search(caller, &query.agent, &query.query),
+    )
+    .await
+    {
         Ok(Ok((published, memories))) => {
-            let outcome = if memories.is_empty() { SearchOutcome::Empty } else { SearchOutcome::Found };
-            tracing::info!("Search-data webhook for {shown}, agent: {}: {} memories", query.agent, memories.len());
+            let outcome = if memories.is_empty() {
+                SearchOutcome::Empty
+            } else {
+                SearchOutcome::Found
+            };
+            tracing::info!(
+                "Search-data webhook for {shown}, agent: {}: {} memories",
+                query.agent,
+                memories.len()
+            );
             (outcome, Answer::new(&published, &query.agent, memories))
         }
         Ok(Err(error)) => {

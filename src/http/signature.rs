@@ -57,7 +57,10 @@ impl Verifier {
         if !(-MAX_AHEAD_SECS..=MAX_AGE_SECS).contains(&age) {
             return Err(SignatureError::Stale);
         }
-        Ok(Self { mac: start(time, key), signatures })
+        Ok(Self {
+            mac: start(time, key),
+            signatures,
+        })
     }
 
     /// Takes the next chunk of the body.
@@ -72,7 +75,11 @@ impl Verifier {
         for signature in &self.signatures {
             authentic |= self.mac.clone().verify_slice(signature).is_ok();
         }
-        if authentic { Ok(()) } else { Err(SignatureError::Wrong) }
+        if authentic {
+            Ok(())
+        } else {
+            Err(SignatureError::Wrong)
+        }
     }
 }
 
@@ -132,18 +139,38 @@ mod tests {
         let header = sign(b"{}", KEY, signed);
         let later = |seconds| at(signed.as_second() + seconds);
         assert_eq!(check(&header, b"{}", later(1_800)), Ok(()));
-        assert_eq!(check(&header, b"{}", later(1_801)), Err(SignatureError::Stale));
+        assert_eq!(
+            check(&header, b"{}", later(1_801)),
+            Err(SignatureError::Stale)
+        );
         assert_eq!(check(&header, b"{}", later(-300)), Ok(()));
-        assert_eq!(check(&header, b"{}", later(-301)), Err(SignatureError::Stale));
+        assert_eq!(
+            check(&header, b"{}", later(-301)),
+            Err(SignatureError::Stale)
+        );
     }
 
     #[test]
     fn what_is_no_signature_is_unreadable() {
         let now = at(1_795_341_600);
-        for header in ["", "t=1", "v0=00", "t=1795341600,v0=zz", "t=soon,v0=00", "t=1795341600,v0=00"] {
-            assert_eq!(check(header, b"{}", now), Err(SignatureError::Unreadable), "{header}");
+        for header in [
+            "",
+            "t=1",
+            "v0=00",
+            "t=1795341600,v0=zz",
+            "t=soon,v0=00",
+            "t=1795341600,v0=00",
+        ] {
+            assert_eq!(
+                check(header, b"{}", now),
+                Err(SignatureError::Unreadable),
+                "{header}"
+            );
         }
-        assert!(matches!(Verifier::new(None, KEY, now), Err(SignatureError::Unreadable)));
+        assert!(matches!(
+            Verifier::new(None, KEY, now),
+            Err(SignatureError::Unreadable)
+        ));
     }
 
     #[test]

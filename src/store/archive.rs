@@ -36,7 +36,10 @@ impl Archive {
     pub fn open(root: &Path) -> Result<Self> {
         let incoming = root.join(INCOMING);
         create_folder(&incoming)?;
-        let archive = Self { root: root.into(), next_part: Arc::default() };
+        let archive = Self {
+            root: root.into(),
+            next_part: Arc::default(),
+        };
         for entry in std::fs::read_dir(&incoming).map_err(unavailable)? {
             let path = entry.map_err(unavailable)?.path();
             std::fs::remove_file(path).map_err(unavailable)?;
@@ -77,7 +80,11 @@ impl Archive {
         let path = self.part();
         blocking(move || {
             let file = create_file(&path)?;
-            Ok(AudioSpool { path, writer: BufWriter::new(file), length: 0 })
+            Ok(AudioSpool {
+                path,
+                writer: BufWriter::new(file),
+                length: 0,
+            })
         })
         .await
     }
@@ -192,10 +199,17 @@ fn write_whole(
     write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
 ) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
     let mut writer = BufWriter::new(create_file(part)?);
     let written = write(&mut writer)
-        .and_then(|()| writer.into_inner().map_err(std::io::IntoInnerError::into_error))
+        .and_then(|()| {
+            writer
+                .into_inner()
+                .map_err(std::io::IntoInnerError::into_error)
+        })
         .and_then(|file| file.sync_all())
         .and_then(|()| std::fs::rename(part, path))
         // The name is durable only when its folder is.
@@ -207,16 +221,26 @@ fn write_whole(
 }
 
 fn create_file(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
 }
 
 fn create_folder(path: &Path) -> Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| {
-        StoreError::Unavailable(format!("cannot create {}: {e}", path.display()))
-    })
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|e| StoreError::Unavailable(format!("cannot create {}: {e}", path.display())))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the shape that map_err wants"
+)]
 fn unavailable(error: std::io::Error) -> StoreError {
     StoreError::Unavailable(format!("the archive: {error}"))
 }
@@ -238,26 +262,53 @@ mod tests {
     use crate::domain::ids::ConversationId;
 
     fn key(kind: EventKind) -> EventKey {
-        EventKey { kind, conversation_id: ConversationId::parse("conv_1").unwrap(), agent_id: None }
+        EventKey {
+            kind,
+            conversation_id: ConversationId::parse("conv_1").unwrap(),
+            agent_id: None,
+        }
     }
 
     #[tokio::test]
     async fn a_recording_arrives_decoded_and_the_spool_is_gone() {
         let folder = tempfile::tempdir().unwrap();
         let archive = Archive::open(folder.path()).unwrap();
-        let spool = archive.spool().await.unwrap().append(b"SUQz".to_vec()).await.unwrap();
-        archive.store_audio(&key(EventKind::Audio), spool).await.unwrap();
+        let spool = archive
+            .spool()
+            .await
+            .unwrap()
+            .append(b"SUQz".to_vec())
+            .await
+            .unwrap();
+        archive
+            .store_audio(&key(EventKind::Audio), spool)
+            .await
+            .unwrap();
         let stored = std::fs::read(folder.path().join("conv_1/conv_1_audio.mp3")).unwrap();
         assert_eq!(stored, b"ID3");
-        assert_eq!(std::fs::read_dir(folder.path().join(INCOMING)).unwrap().count(), 0);
+        assert_eq!(
+            std::fs::read_dir(folder.path().join(INCOMING))
+                .unwrap()
+                .count(),
+            0
+        );
     }
 
     #[tokio::test]
     async fn what_is_not_base64_is_kept_as_it_came() {
         let folder = tempfile::tempdir().unwrap();
         let archive = Archive::open(folder.path()).unwrap();
-        let spool = archive.spool().await.unwrap().append(b"not base64!".to_vec()).await.unwrap();
-        archive.store_audio(&key(EventKind::Audio), spool).await.unwrap();
+        let spool = archive
+            .spool()
+            .await
+            .unwrap()
+            .append(b"not base64!".to_vec())
+            .await
+            .unwrap();
+        archive
+            .store_audio(&key(EventKind::Audio), spool)
+            .await
+            .unwrap();
         let stored = std::fs::read(folder.path().join("conv_1/conv_1_audio.b64")).unwrap();
         assert_eq!(stored, b"not base64!");
         assert!(!folder.path().join("conv_1/conv_1_audio.mp3").exists());

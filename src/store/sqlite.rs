@@ -97,7 +97,10 @@ impl SqliteDatabase {
             StoreError::Unavailable(format!("{} is in use by another process", path.display()))
         })?;
 
-        let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+        let mut connection = connect(
+            path,
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+        )?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         migrate(&mut connection)?;
@@ -138,7 +141,11 @@ impl SqliteDatabase {
                 .await
                 .map_err(|_| StoreError::Unavailable("the database is closed".into()))?;
             // The permit guarantees a connection, unless a reader panicked.
-            let connection = inner.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let connection = inner
+                .readers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop();
             let connection = connection
                 .ok_or_else(|| StoreError::Unavailable("no read connection is left".into()))?;
             let (connection, result) = tokio::task::spawn_blocking(move || {
@@ -147,7 +154,11 @@ impl SqliteDatabase {
             })
             .await
             .map_err(|_| StoreError::Unavailable("a read panicked".into()))?;
-            inner.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            inner
+                .readers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(connection);
             drop(permit);
             result
         };
@@ -162,7 +173,9 @@ impl SqliteDatabase {
     async fn check_writable(&self) -> Result<()> {
         self.write(|connection| {
             connection
-                .prepare_cached("INSERT OR REPLACE INTO heartbeat (id, at) VALUES (1, unixepoch())")?
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO heartbeat (id, at) VALUES (1, unixepoch())",
+                )?
                 .execute([])?;
             Ok(())
         })
@@ -226,7 +239,10 @@ mod tests {
 
         let again = SqliteDatabase::open(&path).unwrap();
         runtime.block_on(async {
-            again.write(|c| Ok(c.pragma_update(None, "user_version", 99)?)).await.unwrap();
+            again
+                .write(|c| Ok(c.pragma_update(None, "user_version", 99)?))
+                .await
+                .unwrap();
             again.close().await;
         });
         drop(again);

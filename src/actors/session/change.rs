@@ -16,16 +16,36 @@ use crate::store::{Greeted, Learned, NewGreeting, Result, Settlement, StoreError
 
 /// A change to be made.
 pub(in crate::actors) enum Change {
-    Learn { ticket: Ticket, learning: Learning },
-    Greet { ticket: Ticket, greeting: NewGreeting },
-    Rename { name: CallerName, reply: oneshot::Sender<RenameResult> },
+    Learn {
+        ticket: Ticket,
+        learning: Learning,
+    },
+    Greet {
+        ticket: Ticket,
+        greeting: NewGreeting,
+    },
+    Rename {
+        name: CallerName,
+        reply: oneshot::Sender<RenameResult>,
+    },
 }
 
 /// A change that was made, or not.
 pub(in crate::actors) enum Changed {
-    Learned { ticket: Ticket, learning: Learning, result: Result<Learned> },
-    Greeted { ticket: Ticket, greeting: NewGreeting, result: Result<Option<Greeted>> },
-    Renamed { result: RenameResult, reply: oneshot::Sender<RenameResult> },
+    Learned {
+        ticket: Ticket,
+        learning: Learning,
+        result: Result<Learned>,
+    },
+    Greeted {
+        ticket: Ticket,
+        greeting: NewGreeting,
+        result: Result<Option<Greeted>>,
+    },
+    Renamed {
+        result: RenameResult,
+        reply: oneshot::Sender<RenameResult>,
+    },
 }
 
 impl State {
@@ -47,11 +67,19 @@ impl State {
             Message::Changed(match change {
                 Change::Learn { ticket, learning } => {
                     let result = store.learn(&learning).await;
-                    Changed::Learned { ticket, learning, result }
+                    Changed::Learned {
+                        ticket,
+                        learning,
+                        result,
+                    }
                 }
                 Change::Greet { ticket, greeting } => {
                     let result = store.store_greeting(&greeting).await;
-                    Changed::Greeted { ticket, greeting, result }
+                    Changed::Greeted {
+                        ticket,
+                        greeting,
+                        result,
+                    }
                 }
                 Change::Rename { name, reply } => {
                     let result = store.rename(&caller, &name).await;
@@ -61,18 +89,39 @@ impl State {
         });
     }
 
-    pub(super) fn changed(&mut self, myself: &ActorRef<Message>, published: &Published, changed: Changed) {
+    pub(super) fn changed(
+        &mut self,
+        myself: &ActorRef<Message>,
+        published: &Published,
+        changed: Changed,
+    ) {
         self.under_way -= 1;
         self.changing = false;
         match changed {
-            Changed::Learned { ticket, learning, result: Ok(learned) } => {
+            Changed::Learned {
+                ticket,
+                learning,
+                result: Ok(learned),
+            } => {
                 self.learned(published, ticket, learning, learned);
             }
-            Changed::Greeted { ticket, greeting, result: Ok(greeted) } => {
+            Changed::Greeted {
+                ticket,
+                greeting,
+                result: Ok(greeted),
+            } => {
                 self.greeted(published, ticket, greeting, greeted);
             }
-            Changed::Learned { ticket, result: Err(error), .. }
-            | Changed::Greeted { ticket, result: Err(error), .. } => store_failed(ticket, error),
+            Changed::Learned {
+                ticket,
+                result: Err(error),
+                ..
+            }
+            | Changed::Greeted {
+                ticket,
+                result: Err(error),
+                ..
+            } => store_failed(ticket, error),
             Changed::Renamed { result, reply } => {
                 if let Ok(Some(profile)) = &result {
                     published.update(|view| view.profile = Some(profile.clone()));
@@ -83,7 +132,13 @@ impl State {
         self.next_change(myself);
     }
 
-    fn learned(&mut self, published: &Published, ticket: Ticket, learning: Learning, learned: Learned) {
+    fn learned(
+        &mut self,
+        published: &Published,
+        ticket: Ticket,
+        learning: Learning,
+        learned: Learned,
+    ) {
         published.update(|view| {
             view.profile = Some(learned.profile);
             view.states.insert(learning.agent, learned.state);
@@ -91,8 +146,13 @@ impl State {
         if learned.applied {
             self.add_to_index(published, learning.memories);
         }
-        tracing::info!("Updated universal profile for {}", self.tools.caller_ids.show(&self.caller));
-        settle_archived(self.tools.archive.clone(), ticket, |archived| Settlement::Learned { archived });
+        tracing::info!(
+            "Updated universal profile for {}",
+            self.tools.caller_ids.show(&self.caller)
+        );
+        settle_archived(self.tools.archive.clone(), ticket, |archived| {
+            Settlement::Learned { archived }
+        });
     }
 
     fn add_to_index(&mut self, published: &Published, memories: Vec<Memory>) {
@@ -104,18 +164,29 @@ impl State {
         }
     }
 
-    fn greeted(&self, published: &Published, ticket: Ticket, new: NewGreeting, greeted: Option<Greeted>) {
+    fn greeted(
+        &self,
+        published: &Published,
+        ticket: Ticket,
+        new: NewGreeting,
+        greeted: Option<Greeted>,
+    ) {
         if let Some(greeted) = greeted {
             if greeted.stored {
                 let caller = self.tools.caller_ids.show(&self.caller);
-                tracing::info!("Stored agent-specific state for {caller} with agent {}", new.agent);
+                tracing::info!(
+                    "Stored agent-specific state for {caller} with agent {}",
+                    new.agent
+                );
             }
             published.update(|view| {
                 view.profile = Some(greeted.profile);
                 view.states.insert(new.agent, greeted.state);
             });
         }
-        settle_archived(self.tools.archive.clone(), ticket, |archived| Settlement::Greeted { archived });
+        settle_archived(self.tools.archive.clone(), ticket, |archived| {
+            Settlement::Greeted { archived }
+        });
     }
 }
 

@@ -22,14 +22,22 @@ use crate::store::{NewGreeting, Settlement};
 const MAX_UNUSABLE: u32 = 5;
 
 impl State {
-    pub(super) fn greet(&mut self, myself: &ActorRef<Message>, published: &Published, ticket: Ticket, call: Call) {
+    pub(super) fn greet(
+        &mut self,
+        myself: &ActorRef<Message>,
+        published: &Published,
+        ticket: Ticket,
+        call: Call,
+    ) {
         let view = published.view();
         let agent = call.key.agent_id.clone();
         let state = agent.as_ref().and_then(|agent| view.states.get(agent));
         let wanted = state.is_some_and(|state| state.accepts_greeting_of(ticket.event().order));
         let (Some(agent), Some(openai), true) = (agent, self.tools.openai.clone(), wanted) else {
             // A newer call's greeting stands, or there is no model to ask any more.
-            settle_archived(self.tools.archive.clone(), ticket, |archived| Settlement::Greeted { archived });
+            settle_archived(self.tools.archive.clone(), ticket, |archived| {
+                Settlement::Greeted { archived }
+            });
             return;
         };
         tracing::info!(
@@ -41,7 +49,11 @@ impl State {
         self.start(myself, async move {
             let prompt = prompt(&tools, &agent, view.profile.as_ref(), &call).await;
             let result = openai.greeting(prompt).await;
-            Message::GreetingMade { ticket, call: Box::new(call), result }
+            Message::GreetingMade {
+                ticket,
+                call: Box::new(call),
+                result,
+            }
         });
     }
 
@@ -57,7 +69,9 @@ impl State {
             Err(failure) => return self.greeting_failed(ticket, failure),
         };
         let Some(agent) = call.key.agent_id.clone() else {
-            return ticket.settle(Settlement::Dead { error: "the call names no agent".into() });
+            return ticket.settle(Settlement::Dead {
+                error: "the call names no agent".into(),
+            });
         };
         let name = greeting.caller_name.clone();
         let new = NewGreeting {
@@ -68,7 +82,13 @@ impl State {
             name: name.and_then(|name| name::confirmed_by_turns(name, &call.turns)),
             greeting,
         };
-        self.change(myself, Change::Greet { ticket, greeting: new });
+        self.change(
+            myself,
+            Change::Greet {
+                ticket,
+                greeting: new,
+            },
+        );
     }
 
     fn greeting_failed(&self, ticket: Ticket, failure: GreetingFailure) {
@@ -91,8 +111,19 @@ impl State {
 }
 
 /// An agent that ElevenLabs does not tell us about is still worth a greeting.
-async fn prompt(tools: &Tools, agent: &AgentId, profile: Option<&UniversalProfile>, call: &Call) -> GreetingPrompt {
+async fn prompt(
+    tools: &Tools,
+    agent: &AgentId,
+    profile: Option<&UniversalProfile>,
+    call: &Call,
+) -> GreetingPrompt {
     let unknown = AgentProfile::default();
     let known = tools.agents.profile(agent).await;
-    GreetingPrompt::new(agent, known.as_deref().unwrap_or(&unknown), profile, call.started_at, &call.turns)
+    GreetingPrompt::new(
+        agent,
+        known.as_deref().unwrap_or(&unknown),
+        profile,
+        call.started_at,
+        &call.turns,
+    )
 }

@@ -11,7 +11,12 @@ use crate::domain::learning::Learning;
 use crate::store::{Archive, InboxEvent, Settlement, Stage};
 
 impl State {
-    pub(super) fn process(&mut self, myself: &ActorRef<Message>, published: &Published, ticket: Ticket) {
+    pub(super) fn process(
+        &mut self,
+        myself: &ActorRef<Message>,
+        published: &Published,
+        ticket: Ticket,
+    ) {
         let Some(call) = call_of(ticket.event()) else {
             let error = "the event can no longer be read as a call".to_owned();
             ticket.settle(Settlement::Dead { error });

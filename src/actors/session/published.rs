@@ -91,6 +91,9 @@ impl Published {
     }
 
     pub(super) fn extend_index(&self, memories: Vec<Memory>) {
-        self.index.write().unwrap_or_else(PoisonError::into_inner).extend(memories);
+        self.index
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(memories);
     }
 }

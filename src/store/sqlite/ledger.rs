@@ -61,7 +61,9 @@ impl Ledger for SqliteLedger {
         limit: usize,
         busy: Vec<EventId>,
     ) -> Result<Vec<InboxEvent>> {
-        self.0.read(move |db| claim(db, stage, now, limit, &busy)).await
+        self.0
+            .read(move |db| claim(db, stage, now, limit, &busy))
+            .await
     }
 
     async fn settle(&self, id: EventId, stage: Stage, how: Settlement) -> Result<Settled> {
@@ -100,7 +102,9 @@ impl Ledger for SqliteLedger {
                         conversation_id: row.get("conversation_id")?,
                         received_at: rows::time(row, "received_at")?,
                         attempts: row.get("attempts")?,
-                        error: row.get::<_, Option<String>>("last_error")?.unwrap_or_default(),
+                        error: row
+                            .get::<_, Option<String>>("last_error")?
+                            .unwrap_or_default(),
                     })
                 })
             })
@@ -175,9 +179,16 @@ fn count(row: &Row<'_>, column: &str) -> Result<u64> {
 }
 
 fn accept(db: &Connection, event: &NewEvent) -> Result<Accepted> {
-    let caller = event.caller.as_ref().map(crate::domain::caller_id::CallerId::as_str);
+    let caller = event
+        .caller
+        .as_ref()
+        .map(crate::domain::caller_id::CallerId::as_str);
     // Without a caller there is nothing to learn.
-    let stage = if caller.is_some() { Stage::Learn } else { Stage::Archive };
+    let stage = if caller.is_some() {
+        Stage::Learn
+    } else {
+        Stage::Archive
+    };
     let inserted = db
         .prepare_cached(
             "INSERT INTO inbox (event_key, kind, conversation_id, agent, caller, started_at,
@@ -202,7 +213,11 @@ fn accept(db: &Connection, event: &NewEvent) -> Result<Accepted> {
             ":received_at": millis(event.received_at),
             ":payload": event.payload,
         })?;
-    Ok(if inserted == 1 { Accepted::New } else { Accepted::Duplicate })
+    Ok(if inserted == 1 {
+        Accepted::New
+    } else {
+        Accepted::Duplicate
+    })
 }
 
 fn claim(
@@ -215,12 +230,16 @@ fn claim(
     let sql = "SELECT id FROM inbox WHERE state = 'ready' AND stage = ?1 AND run_at <= ?2
                ORDER BY run_at, id LIMIT ?3";
     let most = i64::try_from(limit.saturating_add(busy.len())).unwrap_or(i64::MAX);
-    let due = query(db, sql, params![stage.as_str(), millis(now), most], |row| Ok(EventId(row.get("id")?)))?;
+    let due = query(db, sql, params![stage.as_str(), millis(now), most], |row| {
+        Ok(EventId(row.get("id")?))
+    })?;
     due.into_iter()
         .filter(|id| !busy.contains(id))
         .take(limit)
         .map(|id| {
-            let event = first(db, "SELECT * FROM inbox WHERE id = ?1", [id.0], |row| inbox_event(row, stage))?;
+            let event = first(db, "SELECT * FROM inbox WHERE id = ?1", [id.0], |row| {
+                inbox_event(row, stage)
+            })?;
             event.ok_or_else(|| StoreError::Corrupt("an event vanished while it was read".into()))
         })
         .collect()
@@ -235,7 +254,10 @@ fn inbox_event(row: &Row<'_>, stage: Stage) -> Result<InboxEvent> {
         stage,
         key: rows::event_key(row)?,
         caller: caller.map(|_| rows::caller(row)).transpose()?,
-        order: CallOrder { started_at: rows::time(row, "started_at")?, arrival: id },
+        order: CallOrder {
+            started_at: rows::time(row, "started_at")?,
+            arrival: id,
+        },
         attempts: row.get("attempts")?,
         received_at: rows::time(row, "received_at")?,
         archived: row.get("archived")?,
@@ -353,7 +375,11 @@ fn supersede_older(db: &Connection, id: EventId, event: &Settling) -> Result<Vec
         params![event.caller, event.agent, event.started_at, id.0],
         |row| {
             let archived: bool = row.get("archived")?;
-            Ok((EventId(row.get("id")?), rows::time(row, "received_at")?, archived))
+            Ok((
+                EventId(row.get("id")?),
+                rows::time(row, "received_at")?,
+                archived,
+            ))
         },
     )?;
     older

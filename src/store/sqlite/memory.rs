@@ -39,9 +39,12 @@ impl MemoryStore for SqliteMemoryStore {
         let caller = caller.clone();
         self.0
             .read(move |db| {
-                query(db, "SELECT * FROM conversation_states WHERE caller = ?1", [caller.as_str()], |row| {
-                    Ok((rows::agent(row)?, rows::state(row)?))
-                })
+                query(
+                    db,
+                    "SELECT * FROM conversation_states WHERE caller = ?1",
+                    [caller.as_str()],
+                    |row| Ok((rows::agent(row)?, rows::state(row)?)),
+                )
             })
             .await
     }
@@ -90,30 +93,48 @@ impl MemoryStore for SqliteMemoryStore {
 }
 
 fn profile_of(db: &Connection, caller: &CallerId) -> Result<Option<UniversalProfile>> {
-    first(db, "SELECT * FROM callers WHERE caller = ?1", [caller.as_str()], rows::profile)
+    first(
+        db,
+        "SELECT * FROM callers WHERE caller = ?1",
+        [caller.as_str()],
+        rows::profile,
+    )
 }
 
-fn state_of(db: &Connection, caller: &CallerId, agent: &AgentId) -> Result<Option<ConversationState>> {
+fn state_of(
+    db: &Connection,
+    caller: &CallerId,
+    agent: &AgentId,
+) -> Result<Option<ConversationState>> {
     let sql = "SELECT * FROM conversation_states WHERE caller = ?1 AND agent = ?2";
     first(db, sql, [caller.as_str(), agent.as_str()], rows::state)
 }
 
 fn learn(db: &Connection, learning: &Learning) -> Result<Learned> {
     let (caller, agent) = (&learning.caller, &learning.agent);
-    let applied = db
-        .prepare_cached(
+    let applied =
+        db.prepare_cached(
             "INSERT INTO learned_calls (conversation_id, caller, agent) VALUES (?1, ?2, ?3)
              ON CONFLICT DO NOTHING",
         )?
-        .execute([learning.conversation_id.as_str(), caller.as_str(), agent.as_str()])?
-        == 1;
+        .execute([
+            learning.conversation_id.as_str(),
+            caller.as_str(),
+            agent.as_str(),
+        ])? == 1;
     let (profile, state) = (profile_of(db, caller)?, state_of(db, caller, agent)?);
     if !applied {
         // The id may come again under another caller or agent; the first stands.
         let (Some(profile), Some(state)) = (profile, state) else {
-            return Err(StoreError::Corrupt("a learned call belongs to somebody else".into()));
+            return Err(StoreError::Corrupt(
+                "a learned call belongs to somebody else".into(),
+            ));
         };
-        return Ok(Learned { applied, profile, state });
+        return Ok(Learned {
+            applied,
+            profile,
+            state,
+        });
     }
     let profile = UniversalProfile::after_call(profile, learning);
     let state = ConversationState::after_call(state, learning);
@@ -122,7 +143,11 @@ fn learn(db: &Connection, learning: &Learning) -> Result<Learned> {
     for memory in &learning.memories {
         save_memory(db, caller, memory)?;
     }
-    Ok(Learned { applied, profile, state })
+    Ok(Learned {
+        applied,
+        profile,
+        state,
+    })
 }
 
 fn store_greeting(db: &Connection, new: &NewGreeting) -> Result<Option<Greeted>> {
@@ -136,10 +161,18 @@ fn store_greeting(db: &Connection, new: &NewGreeting) -> Result<Option<Greeted>>
         save_profile(db, &profile)?;
     }
     let Some(state_with_greeting) = state.with_greeting(&new.greeting, new.order) else {
-        return Ok(Some(Greeted { stored: false, profile, state }));
+        return Ok(Some(Greeted {
+            stored: false,
+            profile,
+            state,
+        }));
     };
     save_state(db, &new.caller, &new.agent, &state_with_greeting)?;
-    Ok(Some(Greeted { stored: true, profile, state: state_with_greeting }))
+    Ok(Some(Greeted {
+        stored: true,
+        profile,
+        state: state_with_greeting,
+    }))
 }
 
 fn save_profile(db: &Connection, profile: &UniversalProfile) -> Result<()> {

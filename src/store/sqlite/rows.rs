@@ -95,7 +95,10 @@ pub(super) fn state(row: &Row<'_>) -> Result<ConversationState> {
     let sentiment: Option<String> = row.get("sentiment")?;
     let arrival: Option<i64> = row.get("greeted_arrival")?;
     let greeted_from = match arrival {
-        Some(arrival) => Some(CallOrder { started_at: time(row, "greeted_started_at")?, arrival }),
+        Some(arrival) => Some(CallOrder {
+            started_at: time(row, "greeted_started_at")?,
+            arrival,
+        }),
         None => None,
     };
     Ok(ConversationState {

@@ -73,7 +73,11 @@ impl Writer {
     {
         let closed = || StoreError::Unavailable("the database is closed".into());
         let (reply, answer) = oneshot::channel();
-        let operation = Work { work: Some(work), result: Err(closed()), reply };
+        let operation = Work {
+            work: Some(work),
+            result: Err(closed()),
+            reply,
+        };
         let request = Request::Run(Box::new(operation));
         self.queue.send(request).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
@@ -100,7 +104,11 @@ fn serve(mut connection: Connection, mut requests: mpsc::Receiver<Request>) {
                 Request::Run(operation) => group.push(operation),
                 Request::Close(done) => closing = Some(done),
             }
-            next = if group.len() < GROUP && closing.is_none() { requests.try_recv().ok() } else { None };
+            next = if group.len() < GROUP && closing.is_none() {
+                requests.try_recv().ok()
+            } else {
+                None
+            };
         }
         commit(&mut connection, &mut group);
     }
