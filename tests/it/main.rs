@@ -1,1 +1,14 @@
-fn main() {}
+//! The integration tests: the real program on port 0, fake upstreams, real
+//! stores. Each test has a service, a database and upstreams of its own.
+
+mod actors;
+mod command_line;
+mod delivery;
+mod load;
+mod payloads;
+mod personal;
+mod service;
+mod store_contract;
+mod upstream;
+mod upstreams;
+mod webhooks;

@@ -1,0 +1,452 @@
+//! What every memory store and every ledger must do.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use elaoms::domain::call_event::{EventKey, EventKind};
+use elaoms::domain::caller_id::CallerId;
+use elaoms::domain::greeting::{Greeting, Sentiment};
+use elaoms::domain::ids::{AgentId, ConversationId};
+use elaoms::domain::learning::Learning;
+use elaoms::domain::memory::{Memory, Sector};
+use elaoms::domain::name::CallerName;
+use elaoms::domain::profile::CallOrder;
+use elaoms::store::{
+    Accepted, InboxEvent, Ledger, MemoryStore, NewEvent, NewGreeting, Settlement, SqliteDatabase,
+    SqliteLedger, SqliteMemoryStore, Stage,
+};
+use jiff::Timestamp;
+use proptest::prelude::*;
+
+fn caller(id: &str) -> CallerId {
+    CallerId::parse(id).unwrap()
+}
+
+fn agent(id: &str) -> AgentId {
+    AgentId::parse(id).unwrap()
+}
+
+fn conversation(id: &str) -> ConversationId {
+    ConversationId::parse(id).unwrap()
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_795_341_600 + second).unwrap()
+}
+
+fn learning(id: &str, who: &str, with: &str, second: i64, said: &str) -> Learning {
+    Learning {
+        conversation_id: conversation(id),
+        caller: caller(who),
+        agent: agent(with),
+        started_at: at(second),
+        name: CallerName::parse(said).ok(),
+        memories: vec![Memory {
+            agent: agent(with),
+            conversation_id: conversation(id),
+            ordinal: 0,
+            sector: Sector::Episodic,
+            content: said.into(),
+            before: "before".into(),
+            after: "after".into(),
+            salience: 0.7,
+            timestamp: at(second),
+        }],
+    }
+}
+
+fn greeting(id: &str, who: &str, with: &str, second: i64, text: &str) -> NewGreeting {
+    NewGreeting {
+        caller: caller(who),
+        agent: agent(with),
+        conversation_id: conversation(id),
+        order: CallOrder {
+            started_at: at(second),
+            arrival: second,
+        },
+        greeting: Greeting {
+            next_greeting: Some(text.into()),
+            key_topics: vec!["a, b".into(), "ö".into()],
+            sentiment: Some(Sentiment::Frustrated),
+            conversation_summary: Some("s".into()),
+            caller_name: None,
+        },
+        name: None,
+    }
+}
+
+/// The contract of [`MemoryStore`].
+pub async fn memory_store_contract(store: Arc<dyn MemoryStore>) {
+    let (nora, tom) = ("+16125550101", "sip:Tom@pbx");
+    assert_eq!(store.universal_profile(&caller(nora)).await.unwrap(), None);
+    assert!(
+        store
+            .conversation_states(&caller(nora))
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert!(
+        store
+            .store_greeting(&greeting("c0", nora, "a", 0, "x"))
+            .await
+            .unwrap()
+            .is_none()
+    );
+    assert_eq!(
+        store
+            .rename(&caller(nora), &CallerName::parse("X").unwrap())
+            .await
+            .unwrap(),
+        None
+    );
+
+    // Learning is applied once however often, and at once, it is asked for.
+    let first = learning("c1", nora, "a", 100, "Nora");
+    let attempts = (0..8).map(|_| store.learn(&first));
+    let learned = futures_util::future::join_all(attempts).await;
+    assert_eq!(
+        learned
+            .iter()
+            .filter(|l| l.as_ref().unwrap().applied)
+            .count(),
+        1
+    );
+    store
+        .learn(&learning("c2", nora, "b", 50, "Somebody"))
+        .await
+        .unwrap();
+    let third = store
+        .learn(&learning("c3", nora, "a", 300, "Someone else"))
+        .await
+        .unwrap();
+    assert_eq!(
+        (
+            third.profile.total_interactions,
+            third.state.conversation_count
+        ),
+        (3, 2)
+    );
+    store
+        .learn(&learning("c4", tom, "a", 300, "Nora"))
+        .await
+        .unwrap();
+
+    let profile = store
+        .universal_profile(&caller(nora))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(profile, third.profile);
+    assert_eq!(profile.name.as_ref().unwrap().as_str(), "Nora");
+    assert_eq!(profile.first_seen, at(50));
+    let states = store.conversation_states(&caller(nora)).await.unwrap();
+    assert_eq!(states.len(), 2);
+
+    // Memories: this caller's, in order, whole; two callers may say the same.
+    let contents =
+        |memories: Vec<Memory>| memories.into_iter().map(|m| m.content).collect::<Vec<_>>();
+    let all = store.memories(&caller(nora), 100).await.unwrap();
+    assert_eq!(all[0], first.memories[0]);
+    assert_eq!(contents(all), ["Nora", "Somebody", "Someone else"]);
+    assert_eq!(
+        contents(store.memories(&caller(nora), 2).await.unwrap()),
+        ["Somebody", "Someone else"]
+    );
+    assert_eq!(
+        contents(store.memories(&caller(tom), 100).await.unwrap()),
+        ["Nora"]
+    );
+
+    // The newest call's greeting stands, and belongs to one agent.
+    let newer = store
+        .store_greeting(&greeting("c3", nora, "a", 300, "newer"))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(newer.stored);
+    let older = store
+        .store_greeting(&greeting("c1", nora, "a", 100, "older"))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(!older.stored);
+    assert_eq!(older.state, newer.state);
+    for (with, state) in store.conversation_states(&caller(nora)).await.unwrap() {
+        let expected = (with == agent("a")).then_some("newer");
+        assert_eq!(state.next_greeting.as_deref(), expected);
+        if expected.is_some() {
+            assert_eq!(state, newer.state);
+            assert_eq!(state.key_topics, ["a, b", "ö"]);
+            assert_eq!(state.sentiment, Some(Sentiment::Frustrated));
+            assert_eq!(state.conversation_count, 2);
+        }
+    }
+
+    // A name heard by the model fills a gap and replaces nothing.
+    store
+        .learn(&learning("c5", "+4930555103", "a", 1, "no name 1"))
+        .await
+        .unwrap();
+    for (name, kept) in [("Zoë", "Zoë"), ("Tom", "Zoë")] {
+        let heard = NewGreeting {
+            name: CallerName::parse(name).ok(),
+            ..greeting("c5", "+4930555103", "a", 1, "hi")
+        };
+        let greeted = store.store_greeting(&heard).await.unwrap().unwrap();
+        assert_eq!(greeted.profile.name.unwrap().as_str(), kept);
+    }
+    let renamed = store
+        .rename(&caller(nora), &CallerName::parse("Лена").unwrap())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(renamed.name.unwrap().as_str(), "Лена");
+    assert_eq!(renamed.total_interactions, 3);
+    store.check_writable().await.unwrap();
+}
+
+fn event(id: &str, who: Option<&str>, with: &str, second: i64) -> NewEvent {
+    NewEvent {
+        key: EventKey {
+            kind: EventKind::Transcription,
+            conversation_id: conversation(id),
+            agent_id: Some(agent(with)),
+        },
+        caller: who.map(caller),
+        started_at: at(second),
+        greeting_wanted: true,
+        received_at: at(0),
+        payload: id.as_bytes().to_vec(),
+    }
+}
+
+async fn claim(ledger: &dyn Ledger, stage: Stage, second: i64) -> Vec<InboxEvent> {
+    ledger
+        .claim(stage, at(second), 100, Vec::new())
+        .await
+        .unwrap()
+}
+
+fn ids(events: &[InboxEvent]) -> Vec<&str> {
+    events
+        .iter()
+        .map(|e| e.key.conversation_id.as_str())
+        .collect()
+}
+
+/// The contract of [`Ledger`].
+pub async fn ledger_contract(ledger: Arc<dyn Ledger>) {
+    let ledger = &*ledger;
+    let (nora, tom) = (Some("+16125550101"), Some("sip:Tom@pbx"));
+    for (i, (id, who)) in [
+        ("c1", nora),
+        ("c2", nora),
+        ("c3", nora),
+        ("c4", tom),
+        ("c5", None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let new = event(id, who, "a", i64::try_from(i).unwrap());
+        assert_eq!(ledger.accept(new.clone()).await.unwrap(), Accepted::New);
+        assert_eq!(ledger.accept(new).await.unwrap(), Accepted::Duplicate);
+    }
+    assert_eq!(ledger.stats().await.unwrap().pending, 5);
+    assert_eq!(ledger.stats().await.unwrap().oldest, Some(at(0)));
+
+    // Only the oldest of each caller; without a caller, only to be archived.
+    let first = claim(ledger, Stage::Learn, 0).await;
+    assert_eq!(ids(&first), ["c1", "c4"]);
+    assert_eq!(first[0].payload, Bytes::from_static(b"c1"));
+    assert_eq!(first[0].order.started_at, at(0));
+    assert_eq!(ids(&claim(ledger, Stage::Archive, 0).await), ["c5"]);
+    let busy = ledger
+        .claim(Stage::Learn, at(0), 100, vec![first[0].id])
+        .await
+        .unwrap();
+    assert_eq!(ids(&busy), ["c4"]);
+
+    // A retry keeps its place at the head, and waits for its time.
+    let retry = Settlement::Retry {
+        run_at: at(50),
+        error: "x".into(),
+    };
+    ledger
+        .settle(first[0].id, Stage::Learn, retry)
+        .await
+        .unwrap();
+    assert_eq!(ids(&claim(ledger, Stage::Learn, 49).await), ["c4"]);
+    let again = claim(ledger, Stage::Learn, 50).await;
+    assert_eq!(ids(&again), ["c4", "c1"]);
+    assert_eq!(again[1].attempts, 1);
+
+    // Learned: the next of the caller is ready. No greeting is made while a
+    // newer call of the same agent waits.
+    let learned = Settlement::Learned { archived: true };
+    let settled = ledger
+        .settle(first[0].id, Stage::Learn, learned.clone())
+        .await
+        .unwrap();
+    assert_eq!(settled.next, None);
+    let second = claim(ledger, Stage::Learn, 50).await;
+    assert_eq!(ids(&second), ["c2", "c4"]);
+    // Settling twice changes nothing.
+    ledger
+        .settle(first[0].id, Stage::Learn, learned.clone())
+        .await
+        .unwrap();
+    assert_eq!(ids(&claim(ledger, Stage::Learn, 50).await), ["c2", "c4"]);
+
+    // A dead letter lets the next one pass, and can be revived.
+    let dead = Settlement::Dead {
+        error: "broken".into(),
+    };
+    ledger
+        .settle(second[0].id, Stage::Learn, dead)
+        .await
+        .unwrap();
+    let third = claim(ledger, Stage::Learn, 50).await;
+    assert_eq!(ids(&third), ["c3", "c4"]);
+    let settled = ledger
+        .settle(
+            third[0].id,
+            Stage::Learn,
+            Settlement::Learned { archived: false },
+        )
+        .await
+        .unwrap();
+    assert_eq!(settled.next, Some(Stage::Greet));
+    let letters = ledger.dead_letters(10).await.unwrap();
+    assert_eq!((letters.len(), letters[0].error.as_str()), (1, "broken"));
+    assert!(ledger.revive(second[0].id, at(60)).await.unwrap());
+    assert!(!ledger.revive(second[0].id, at(60)).await.unwrap());
+
+    // The revived call is older than the one that waits for its greeting.
+    let revived = claim(ledger, Stage::Learn, 60).await;
+    assert!(ids(&revived).contains(&"c2"), "{:?}", ids(&revived));
+    let settled = ledger
+        .settle(second[0].id, Stage::Learn, learned.clone())
+        .await
+        .unwrap();
+    assert_eq!(settled.next, None);
+
+    // A newer call makes the waiting greeting needless.
+    assert_eq!(
+        ledger.accept(event("c6", nora, "a", 10)).await.unwrap(),
+        Accepted::New
+    );
+    assert_eq!(
+        ledger.accept(event("c7", nora, "b", 11)).await.unwrap(),
+        Accepted::New
+    );
+    let newest = claim(ledger, Stage::Learn, 60).await;
+    let c6 = newest
+        .iter()
+        .find(|e| e.key.conversation_id.as_str() == "c6")
+        .unwrap();
+    let settled = ledger
+        .settle(c6.id, Stage::Learn, learned.clone())
+        .await
+        .unwrap();
+    assert_eq!(
+        (settled.next, settled.superseded.len()),
+        (Some(Stage::Greet), 1)
+    );
+    assert_eq!(
+        ids(&claim(ledger, Stage::Greet, 60).await),
+        ["c6"],
+        "c3 is superseded, c7 is not learned yet"
+    );
+    // What was superseded is still to be archived.
+    assert!(ids(&claim(ledger, Stage::Archive, 60).await).contains(&"c3"));
+    let greeted = claim(ledger, Stage::Greet, 60).await;
+    let settled = ledger
+        .settle(
+            greeted[0].id,
+            Stage::Greet,
+            Settlement::Greeted { archived: false },
+        )
+        .await
+        .unwrap();
+    assert_eq!(
+        settled.next, None,
+        "its body was archived when it was learned"
+    );
+
+    // Bodies that are no event are kept, once.
+    for _ in 0..2 {
+        ledger
+            .keep_unknown(b"what?".to_vec(), "no event", at(70))
+            .await
+            .unwrap();
+    }
+    assert_eq!(ledger.stats().await.unwrap().dead_letters, 1);
+    assert_eq!(ledger.dead_letters(10).await.unwrap()[0].kind, "unknown");
+
+    // Finished events are forgotten, open and dead ones are not.
+    let before = ledger.stats().await.unwrap();
+    assert!(ledger.prune(at(1)).await.unwrap() >= 2);
+    assert_eq!(ledger.stats().await.unwrap(), before);
+    ledger.check_writable().await.unwrap();
+}
+
+fn sqlite() -> (tempfile::TempDir, SqliteDatabase) {
+    let folder = tempfile::tempdir().unwrap();
+    let database = SqliteDatabase::open(&folder.path().join("x.db")).unwrap();
+    (folder, database)
+}
+
+#[tokio::test]
+async fn sqlite_keeps_the_contract_of_a_memory_store() {
+    let (_folder, database) = sqlite();
+    memory_store_contract(Arc::new(SqliteMemoryStore::new(database))).await;
+}
+
+#[tokio::test]
+async fn sqlite_keeps_the_contract_of_a_ledger() {
+    let (_folder, database) = sqlite();
+    ledger_contract(Arc::new(SqliteLedger::new(database))).await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever fails in between, a caller's calls are learned in the order of
+    /// their arrival, each once.
+    #[test]
+    fn calls_are_learned_in_order(
+        callers in prop::collection::vec(0u8..4, 1..30),
+        failures in prop::collection::vec(any::<bool>(), 0..60),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (_folder, database) = sqlite();
+            let ledger = SqliteLedger::new(database);
+            for (i, who) in callers.iter().enumerate() {
+                let number = format!("+1612555010{who}");
+                ledger.accept(event(&format!("c{i}"), Some(&number), "a", 0)).await.unwrap();
+            }
+            let mut failures = failures.into_iter();
+            let mut learned: Vec<(String, i64)> = Vec::new();
+            loop {
+                let ready = claim(&ledger, Stage::Learn, 0).await;
+                let Some(next) = ready.into_iter().next_back() else { break };
+                let how = if failures.next() == Some(true) {
+                    Settlement::Retry { run_at: at(0), error: "x".into() }
+                } else {
+                    learned.push((next.caller.unwrap().as_str().to_owned(), next.id.0));
+                    Settlement::Learned { archived: true }
+                };
+                ledger.settle(next.id, Stage::Learn, how).await.unwrap();
+            }
+            assert_eq!(learned.len(), callers.len());
+            for who in 0..4 {
+                let number = format!("+1612555010{who}");
+                let order: Vec<i64> = learned.iter().filter(|(c, _)| *c == number).map(|(_, id)| *id).collect();
+                assert!(order.is_sorted(), "{order:?}");
+            }
+        });
+    }
+}

@@ -1,0 +1,200 @@
+//! Fake OpenAI and ElevenLabs whose behaviour a test sets and whose requests it sees.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use elaoms::http::serve;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use warp::http::Response;
+use warp::{Filter, path};
+
+/// How OpenAI behaves.
+#[derive(Clone)]
+pub struct OpenAi {
+    pub status: u16,
+    pub delay: Duration,
+    pub headers: Vec<(&'static str, String)>,
+    /// In place of the usual answer: the text of the message.
+    pub content: Option<String>,
+    /// In place of the usual error body.
+    pub error: Value,
+    /// Answer only so many requests as said here, then as usual.
+    pub only: Option<usize>,
+}
+
+impl Default for OpenAi {
+    fn default() -> Self {
+        Self {
+            status: 200,
+            delay: Duration::ZERO,
+            headers: Vec::new(),
+            content: None,
+            error: json!({"error": {"message": "made to fail"}}),
+            only: None,
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct State {
+    pub openai: OpenAi,
+    /// The requests that OpenAI got.
+    pub asked: Vec<Value>,
+    /// Agent profiles; others get 404.
+    pub agents: HashMap<String, Value>,
+    pub agent_status: Option<u16>,
+    pub agent_delay: Duration,
+    pub fetched: Vec<String>,
+}
+
+/// The running fakes; they end when this is dropped.
+pub struct Upstream {
+    pub addr: SocketAddr,
+    state: Arc<Mutex<State>>,
+    _stop: DropGuard,
+}
+
+impl Upstream {
+    pub async fn start() -> Self {
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = warp::any().map({
+            let state = Arc::clone(&state);
+            move || Arc::clone(&state)
+        });
+        let openai = path!("v1" / "chat" / "completions")
+            .and(warp::post())
+            .and(shared.clone())
+            .and(warp::body::json())
+            .then(complete);
+        let elevenlabs = path!("v1" / "convai" / "agents" / String)
+            .and(warp::get())
+            .and(shared)
+            .then(agent);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let routes = openai.or(elevenlabs).unify().boxed();
+        tokio::spawn(serve(listener, routes, stop.clone(), Duration::ZERO));
+        Self {
+            addr,
+            state,
+            _stop: stop.drop_guard(),
+        }
+    }
+
+    /// Looks at or changes the behaviour.
+    pub fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        work(&mut self.state.lock().unwrap())
+    }
+
+    /// Requests that OpenAI got so far.
+    pub fn asked(&self) -> usize {
+        self.with(|s| s.asked.len())
+    }
+
+    pub fn set_openai(&self, openai: OpenAi) {
+        self.with(|s| s.openai = openai);
+    }
+
+    /// An agent as ElevenLabs describes it.
+    pub fn add_agent(&self, id: &str, override_allowed: bool, placeholders: Value) {
+        let profile = json!({
+            "agent_id": id,
+            "name": "Margaret",
+            "conversation_config": {
+                "asr": {"quality": "high"},
+                "agent": {
+                    "first_message": "Hello {{user_name}}, this is Margaret. How can I help?",
+                    "language": "en",
+                    "dynamic_variables": {"dynamic_variable_placeholders": placeholders},
+                    "prompt": {"prompt": "You are Margaret, a patient gardener.", "llm": "gpt-4o-mini", "tool_ids": []},
+                },
+            },
+            "platform_settings": {"overrides": {"conversation_config_override": {
+                "tts": {"voice_id": false}, "agent": {"first_message": override_allowed, "prompt": {"prompt": false}},
+            }}},
+        });
+        self.with(|s| s.agents.insert(id.to_owned(), profile));
+    }
+}
+
+async fn complete(state: Arc<Mutex<State>>, question: Value) -> Response<String> {
+    let behaviour = {
+        let mut state = state.lock().unwrap();
+        state.asked.push(question.clone());
+        let behaviour = state.openai.clone();
+        if let Some(left) = &mut state.openai.only {
+            *left -= 1;
+            if *left == 0 {
+                state.openai = OpenAi::default();
+            }
+        }
+        behaviour
+    };
+    tokio::time::sleep(behaviour.delay).await;
+    let mut response = Response::builder()
+        .status(behaviour.status)
+        .header("content-type", "application/json");
+    for (name, value) in &behaviour.headers {
+        response = response.header(*name, value);
+    }
+    if behaviour.status != 200 {
+        return response.body(behaviour.error.to_string()).unwrap();
+    }
+    let data: Value =
+        serde_json::from_str(question["messages"][1]["content"].as_str().unwrap()).unwrap();
+    let content = behaviour
+        .content
+        .unwrap_or_else(|| usual_answer(&data).to_string());
+    let body = json!({
+        "choices": [{"finish_reason": "stop", "message": {"role": "assistant", "content": content}}],
+        "usage": {"prompt_tokens": 500, "completion_tokens": 60},
+    });
+    response.body(body.to_string()).unwrap()
+}
+
+/// Greets by name and repeats the caller's last words, so that a test sees
+/// from which call a greeting was made.
+fn usual_answer(data: &Value) -> Value {
+    let transcript = data["transcript"].as_str().unwrap();
+    let last = transcript
+        .lines()
+        .filter_map(|l| l.strip_prefix("User: "))
+        .next_back()
+        .unwrap_or("nothing");
+    let words: Vec<&str> = last.split_whitespace().take(12).collect();
+    let name = data["caller"]["name"].as_str().unwrap_or("there");
+    json!({
+        "next_greeting": format!("Hello {name}, you said: {}", words.join(" ")),
+        "key_topics": ["garden"],
+        "sentiment": "positive",
+        "conversation_summary": format!("Said: {}", words.join(" ")),
+        "caller_name": null,
+    })
+}
+
+async fn agent(id: String, state: Arc<Mutex<State>>) -> Response<String> {
+    let (status, delay, profile) = {
+        let mut state = state.lock().unwrap();
+        state.fetched.push(id.clone());
+        (
+            state.agent_status,
+            state.agent_delay,
+            state.agents.get(&id).cloned(),
+        )
+    };
+    tokio::time::sleep(delay).await;
+    let (status, body) = match (status, profile) {
+        (Some(status), _) => (status, json!({"detail": "made to fail"})),
+        (None, Some(profile)) => (200, profile),
+        (None, None) => (404, json!({"detail": {"status": "agent_not_found"}})),
+    };
+    Response::builder()
+        .status(status)
+        .body(body.to_string())
+        .unwrap()
+}
