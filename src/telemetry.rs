@@ -81,7 +81,6 @@ fn keyed_hash(key: &[u8], data: &[u8]) -> [u8; 32] {
 /// blocks must not hold up a ring. Lines that do not fit its buffer are lost.
 ///
 /// Keep the guard: dropping it writes what is buffered.
-#[must_use]
 pub fn init(format: LogFormat, filter: Option<&str>) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(64 * 1024)

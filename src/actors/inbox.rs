@@ -119,7 +119,7 @@ impl Inbox {
 
 /// The right and the duty to work on one stage of an event.
 pub(super) struct Ticket {
-    event: Option<InboxEvent>,
+    event: Option<Box<InboxEvent>>,
     inbox: Slot<Message>,
 }
 
@@ -176,16 +176,16 @@ pub(super) enum Message {
         events: crate::store::Result<Vec<InboxEvent>>,
     },
     Settle {
-        event: InboxEvent,
+        event: Box<InboxEvent>,
         how: Settlement,
     },
     Settled {
-        event: InboxEvent,
+        event: Box<InboxEvent>,
         how: Settlement,
         result: crate::store::Result<Settled>,
     },
     HandBack(EventId),
-    Abandoned(InboxEvent),
+    Abandoned(Box<InboxEvent>),
     Drain(oneshot::Sender<()>),
 }
 
@@ -378,7 +378,7 @@ impl State {
             .clone()
             .filter(|_| event.stage != Stage::Archive);
         let ticket = Ticket {
-            event: Some(event),
+            event: Some(Box::new(event)),
             inbox: self.setup.inbox.slot.clone(),
         };
         match caller {
@@ -401,7 +401,7 @@ impl State {
         });
     }
 
-    fn settle(&self, myself: &ActorRef<Message>, event: InboxEvent, how: Settlement) {
+    fn settle(&self, myself: &ActorRef<Message>, event: Box<InboxEvent>, how: Settlement) {
         let (ledger, myself) = (Arc::clone(&self.setup.inbox.ledger), myself.clone());
         tokio::spawn(async move {
             let result = ledger.settle(event.id, event.stage, how.clone()).await;
@@ -461,7 +461,7 @@ impl State {
         }
     }
 
-    fn abandoned(&self, myself: &ActorRef<Message>, event: InboxEvent) {
+    fn abandoned(&self, myself: &ActorRef<Message>, event: Box<InboxEvent>) {
         let error = "the session stopped before it was done".to_owned();
         let attempts = event.attempts + 1;
         let how = if attempts >= MAX_CRASHES {

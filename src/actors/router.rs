@@ -8,6 +8,7 @@
 //! What sessions publish lies in a table that the handle reads directly. A
 //! ring for an active caller touches no mailbox.
 
+use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -32,6 +33,8 @@ use crate::store::StoreError;
 const SHARDS: usize = 16;
 /// Most messages kept for a caller whose session is being let go.
 const MAX_WAITING: usize = 1_024;
+/// Most callers of a shard that wait for others' sessions to go.
+const MAX_QUEUED: usize = 1_024;
 /// Failures of one caller's sessions within a minute before they pause.
 const SESSION_FAILURES: usize = 5;
 /// How long such a caller gets the defaults.
@@ -215,6 +218,8 @@ pub(super) struct State {
     setup: Setup,
     sessions: FxHashMap<CallerId, Session>,
     callers: FxHashMap<ActorId, CallerId>,
+    /// Callers for whom there is no room yet, with what is to be delivered.
+    queued: VecDeque<(CallerId, Vec<session::Message>)>,
     failures: FxHashMap<CallerId, RestartIntensity>,
     pausing: FxHashMap<CallerId, Instant>,
 }
@@ -248,6 +253,7 @@ impl Actor for RouterActor {
             setup,
             sessions: FxHashMap::default(),
             callers: FxHashMap::default(),
+            queued: VecDeque::new(),
             failures: FxHashMap::default(),
             pausing: FxHashMap::default(),
         })
@@ -258,7 +264,8 @@ impl Actor for RouterActor {
         myself: ActorRef<Message>,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let period = (state.setup.options.idle / 4).max(Duration::from_millis(100));
+        let period = (state.setup.options.idle / 4)
+            .clamp(Duration::from_millis(100), Duration::from_secs(1));
         myself.send_interval(period, || Message::Sweep);
         Ok(())
     }
@@ -324,28 +331,41 @@ impl State {
             },
             None => message,
         };
-        if self.may_start(myself, &caller) {
-            self.start(myself, caller, vec![message]).await;
+        self.admit(myself, caller, vec![message]).await;
+    }
+
+    /// Starts a session if there is room; else lets others go and queues up.
+    async fn admit(
+        &mut self,
+        myself: &ActorRef<Message>,
+        caller: CallerId,
+        messages: Vec<session::Message>,
+    ) {
+        if self.is_pausing(&caller) {
+            messages.into_iter().for_each(refuse);
+        } else if self.sessions.len() < self.setup.options.most {
+            self.start(myself, caller, messages).await;
         } else {
-            refuse(message);
+            self.let_go_oldest(myself, self.setup.options.most.div_ceil(16));
+            if let Some((_, queued)) = self.queued.iter_mut().find(|(c, _)| *c == caller) {
+                queued.extend(messages);
+            } else if self.queued.len() < MAX_QUEUED {
+                self.queued.push_back((caller, messages));
+            } else {
+                messages.into_iter().for_each(refuse);
+            }
         }
     }
 
-    fn may_start(&mut self, myself: &ActorRef<Message>, caller: &CallerId) -> bool {
-        if let Some(until) = self.pausing.get(caller) {
-            if Instant::now() < *until {
-                return false;
-            }
+    fn is_pausing(&mut self, caller: &CallerId) -> bool {
+        let pausing = self
+            .pausing
+            .get(caller)
+            .is_some_and(|until| Instant::now() < *until);
+        if !pausing {
             self.pausing.remove(caller);
         }
-        let most = self.setup.options.most;
-        if self.sessions.len() < most {
-            return true;
-        }
-        // Those who leave take a moment; let the new ones in meanwhile, but
-        // never many more than allowed.
-        self.let_go_oldest(myself, most.div_ceil(16));
-        self.sessions.len() < most + most / 8 + 4
+        pausing
     }
 
     async fn start(
@@ -400,13 +420,13 @@ impl State {
             self.note_failure(&caller);
         }
         let waiting = session.and_then(|s| s.leaving).unwrap_or_default();
-        if waiting.is_empty() {
-            return;
+        if !waiting.is_empty() {
+            self.admit(myself, caller, waiting).await;
         }
-        if self.may_start(myself, &caller) {
-            self.start(myself, caller, waiting).await;
-        } else {
-            waiting.into_iter().for_each(refuse);
+        while self.sessions.len() < self.setup.options.most
+            && let Some((caller, messages)) = self.queued.pop_front()
+        {
+            self.admit(myself, caller, messages).await;
         }
     }
 
@@ -434,6 +454,10 @@ impl State {
             .collect();
         for caller in idle {
             self.let_go(myself, &caller);
+        }
+        if !self.queued.is_empty() {
+            // Those who were asked before may have been busy.
+            self.let_go_oldest(myself, self.setup.options.most.div_ceil(16));
         }
         let now = Instant::now();
         self.pausing.retain(|_, until| now < *until);

@@ -77,7 +77,7 @@ pub(super) enum Message {
         reply: oneshot::Sender<RenameResult>,
     },
     /// The change that was under way has ended.
-    Changed(Changed),
+    Changed(Box<Changed>),
     /// The router wants to let the session go. It stops, or says that it is busy.
     Passivate { refused: oneshot::Sender<()> },
     /// The load failed: nothing more is to be expected of this session.
@@ -195,7 +195,7 @@ impl Actor for SessionActor {
             Message::Rename { name, reply } => {
                 state.change(&myself, Change::Rename { name, reply });
             }
-            Message::Changed(changed) => state.changed(&myself, &published, changed),
+            Message::Changed(changed) => state.changed(&myself, &published, *changed),
             Message::Passivate { refused } => {
                 if state.under_way == 0 {
                     myself.stop(None);
@@ -228,11 +228,7 @@ impl State {
             Message::Process(ticket) => {
                 ticket.retry("the memory store does not answer".into(), None)
             }
-            Message::GiveUp => {
-                if myself.drain().is_err() {
-                    myself.stop(None);
-                }
-            }
+            Message::GiveUp => myself.drain().unwrap_or_else(|_| myself.stop(None)),
             _ => {}
         }
     }

@@ -5,7 +5,7 @@
 
 mod stand_ins;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ pub(super) async fn run(arguments: DemoArguments) -> ExitCode {
 
 type DemoResult<T> = Result<T, Box<dyn std::error::Error>>;
 
-async fn play(folder: &PathBuf, arguments: &DemoArguments) -> DemoResult<bool> {
+async fn play(folder: &Path, arguments: &DemoArguments) -> DemoResult<bool> {
     let stand_ins = StandIns::start().await?;
     let settings = Environment::from_pairs([
         ("BIND_ADDR", "127.0.0.1:0".to_owned()),

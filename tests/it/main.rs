@@ -1,6 +1,8 @@
 //! The integration tests: the real program on port 0, fake upstreams, real
 //! stores. Each test has a service, a database and upstreams of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod actors;
 mod command_line;
 mod delivery;

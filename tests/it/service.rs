@@ -344,6 +344,9 @@ fn settings(folder: &Path, upstream: &Upstream) -> Vec<(&'static str, String)> {
         ),
         // A busy test machine must not turn greetings into defaults.
         ("CLIENT_DATA_DEADLINE_MS", "5000".into()),
+        // The limiter has tests of its own.
+        ("OPENAI_RPM", "100000".into()),
+        ("OPENAI_TPM", "100000000".into()),
         ("NO_PROXY", "127.0.0.1".into()),
     ]
 }

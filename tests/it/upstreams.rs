@@ -210,3 +210,22 @@ async fn without_an_openai_key_callers_are_still_recognised() {
         1
     );
 }
+
+#[tokio::test]
+async fn greetings_keep_to_the_limit_of_requests_a_minute() {
+    // A tenth may come at once, then one every two seconds.
+    let service = Service::start_with(&[("OPENAI_RPM", "30")]).await;
+    let started = Instant::now();
+    for i in 0..6 {
+        let said =
+            call(&format!("conv_{i}"), AGENT, &format!("+1612555{i:04}")).caller("I like roses.");
+        service.end_call(&said).await;
+    }
+    service.settle().await;
+    assert_eq!(service.upstream.asked(), 6);
+    let took = started.elapsed();
+    assert!(
+        took >= Duration::from_secs(5),
+        "three of six had to wait: {took:?}"
+    );
+}

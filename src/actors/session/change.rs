@@ -64,7 +64,7 @@ impl State {
         self.changing = true;
         let (store, caller) = (Arc::clone(&self.tools.store), self.caller.clone());
         self.start(myself, async move {
-            Message::Changed(match change {
+            Message::Changed(Box::new(match change {
                 Change::Learn { ticket, learning } => {
                     let result = store.learn(&learning).await;
                     Changed::Learned {
@@ -85,7 +85,7 @@ impl State {
                     let result = store.rename(&caller, &name).await;
                     Changed::Renamed { result, reply }
                 }
-            })
+            }))
         });
     }
 

@@ -271,10 +271,11 @@ struct Settling {
     agent: Option<String>,
     started_at: i64,
     greeting_wanted: bool,
+    archived: bool,
 }
 
 fn settle(db: &Connection, id: EventId, stage: Stage, how: &Settlement) -> Result<Settled> {
-    let sql = "SELECT caller, agent, started_at, greeting_wanted FROM inbox
+    let sql = "SELECT caller, agent, started_at, greeting_wanted, archived FROM inbox
                WHERE id = ?1 AND stage = ?2 AND state = 'ready'";
     let event = first(db, sql, params![id.0, stage.as_str()], |row| {
         Ok(Settling {
@@ -282,6 +283,7 @@ fn settle(db: &Connection, id: EventId, stage: Stage, how: &Settlement) -> Resul
             agent: row.get("agent")?,
             started_at: row.get("started_at")?,
             greeting_wanted: row.get("greeting_wanted")?,
+            archived: row.get("archived")?,
         })
     })?;
     let Some(event) = event else {
@@ -295,9 +297,11 @@ fn settle(db: &Connection, id: EventId, stage: Stage, how: &Settlement) -> Resul
             if greet {
                 settled.superseded = supersede_older(db, id, &event)?;
             }
-            settled.next = advance(db, id, greet, *archived)?;
+            settled.next = advance(db, id, greet, *archived || event.archived)?;
         }
-        Settlement::Greeted { archived } => settled.next = advance(db, id, false, *archived)?,
+        Settlement::Greeted { archived } => {
+            settled.next = advance(db, id, false, *archived || event.archived)?
+        }
         Settlement::Archived => settled.next = advance(db, id, false, true)?,
         Settlement::Retry { run_at, error } => {
             db.prepare_cached(
@@ -329,7 +333,7 @@ fn advance(db: &Connection, id: EventId, greet: bool, archived: bool) -> Result<
     if let Some(stage) = next {
         db.prepare_cached(
             "UPDATE inbox SET stage = ?2, attempts = 0, last_error = NULL, run_at = received_at,
-                 archived = archived OR ?3 WHERE id = ?1",
+                 archived = ?3 WHERE id = ?1",
         )?
         .execute(params![id.0, stage.as_str(), archived])?;
     } else {
