@@ -1,0 +1,17 @@
+.PHONY: test tools demo
+
+# Everything the tests need beyond cargo; apt-get is used only for what is missing.
+tools:
+	@missing=; \
+	command -v prometheus >/dev/null && command -v promtool >/dev/null || missing="$$missing prometheus"; \
+	command -v cc >/dev/null || missing="$$missing build-essential"; \
+	if [ -n "$$missing" ]; then \
+		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+		$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; \
+	fi
+
+test: tools
+	cargo test --locked
+
+demo:
+	cargo run --release --locked -- demo
