@@ -22,6 +22,7 @@ mod router;
 mod session;
 mod slot;
 mod supervisor;
+mod ticket;
 
 pub use agent_cache::AgentCache;
 pub use inbox::Inbox;

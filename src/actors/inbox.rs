@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::router::Sessions;
 use super::slot::Slot;
-use crate::domain::backoff::Backoff;
+use super::ticket::{RETRY, Returned, Ticket};
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::AgentId;
 use crate::metric_definitions::{CallOutcome, Metrics};
@@ -38,11 +38,6 @@ const TICKS_PER_PRUNING: u64 = 7_200;
 const KEEP_FINISHED: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Readiness: how long claiming may fail before the inbox counts as stuck.
 const STUCK_AFTER: SignedDuration = SignedDuration::from_secs(15);
-/// Before an event is tried again.
-pub(super) const RETRY: Backoff = Backoff {
-    base: Duration::from_secs(1),
-    cap: Duration::from_secs(5 * 60),
-};
 /// An event whose session failed this often while it held it is given up.
 const MAX_CRASHES: u32 = 8;
 
@@ -117,56 +112,6 @@ impl Inbox {
     }
 }
 
-/// The right and the duty to work on one stage of an event.
-pub(super) struct Ticket {
-    event: Option<Box<InboxEvent>>,
-    inbox: Slot<Message>,
-}
-
-impl Ticket {
-    /// The event.
-    pub fn event(&self) -> &InboxEvent {
-        self.event
-            .as_ref()
-            .unwrap_or_else(|| unreachable!("only settling takes the event"))
-    }
-
-    /// Ends the stage.
-    pub fn settle(mut self, how: Settlement) {
-        if let Some(event) = self.event.take() {
-            self.inbox.send(Message::Settle { event, how });
-        }
-    }
-
-    /// Ends the stage after a failure that passes: it is tried again, at the
-    /// earliest after `at_least`.
-    pub fn retry(self, error: String, at_least: Option<Duration>) {
-        let attempts = self.event().attempts + 1;
-        let pause = RETRY
-            .delay(attempts, rand::random())
-            .max(at_least.unwrap_or_default());
-        self.settle(Settlement::Retry {
-            run_at: Timestamp::now() + pause,
-            error,
-        });
-    }
-
-    /// Gives the event back untried: it is handed out again soon.
-    pub fn hand_back(mut self) {
-        if let Some(event) = self.event.take() {
-            self.inbox.send(Message::HandBack(event.id));
-        }
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if let Some(event) = self.event.take() {
-            self.inbox.send(Message::Abandoned(event));
-        }
-    }
-}
-
 pub(super) enum Message {
     /// There may be work.
     Wake,
@@ -175,17 +120,13 @@ pub(super) enum Message {
         stage: Stage,
         events: crate::store::Result<Vec<InboxEvent>>,
     },
-    Settle {
-        event: Box<InboxEvent>,
-        how: Settlement,
-    },
+    /// A ticket has come back.
+    Returned(Returned),
     Settled {
         event: Box<InboxEvent>,
         how: Settlement,
         result: crate::store::Result<Settled>,
     },
-    HandBack(EventId),
-    Abandoned(Box<InboxEvent>),
     Drain(oneshot::Sender<()>),
 }
 
@@ -260,12 +201,16 @@ impl Actor for InboxActor {
             Message::Wake => state.claim_all(&myself),
             Message::Tick => state.tick(&myself),
             Message::Claimed { stage, events } => state.claimed(&myself, stage, events),
-            Message::Settle { event, how } => state.settle(&myself, event, how),
+            Message::Returned(Returned::Settled { event, how }) => {
+                state.settle(&myself, event, how);
+            }
             Message::Settled { event, how, result } => state.settled(&myself, &event, &how, result),
             // It is claimed again with the next tick, not at once: whoever
             // handed it back is still busy.
-            Message::HandBack(id) => drop(state.under_way.remove(&id)),
-            Message::Abandoned(event) => state.abandoned(&myself, event),
+            Message::Returned(Returned::Untried(event)) => {
+                state.under_way.remove(&event.id);
+            }
+            Message::Returned(Returned::Abandoned(event)) => state.abandoned(&myself, event),
             Message::Drain(reply) => {
                 state.draining = true;
                 state.drained = Some(reply);
@@ -377,10 +322,12 @@ impl State {
             .caller
             .clone()
             .filter(|_| event.stage != Stage::Archive);
-        let ticket = Ticket {
-            event: Some(Box::new(event)),
-            inbox: self.setup.inbox.slot.clone(),
-        };
+        let slot = self.setup.inbox.slot.clone();
+        let return_to = Arc::new(move |returned| {
+            // Lost on the way, it is claimed again by the restarted inbox.
+            slot.send(Message::Returned(returned));
+        });
+        let ticket = Ticket::new(Box::new(event), return_to);
         match caller {
             Some(caller) => self.setup.sessions.process(&caller, ticket),
             None => self.archive(ticket),

@@ -25,11 +25,9 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
 use super::agent_cache::AgentCache;
-use super::inbox::Ticket;
-use super::openai::{GreetingFailure, OpenAiClient};
-use crate::domain::call_event::Call;
+use super::openai::OpenAiClient;
+use super::ticket::Ticket;
 use crate::domain::caller_id::CallerId;
-use crate::domain::greeting::Greeting;
 use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
 use crate::domain::profile::UniversalProfile;
@@ -39,6 +37,7 @@ use crate::store::{Archive, MemoryStore, StoreError};
 use crate::telemetry::CallerIdFormat;
 
 use change::{Change, Changed};
+use greet::GreetingMade;
 pub use published::{CallerView, Published};
 
 /// What every session works with.
@@ -68,8 +67,7 @@ pub(super) enum Message {
     Process(Ticket),
     GreetingMade {
         ticket: Ticket,
-        call: Box<Call>,
-        result: Result<Greeting, GreetingFailure>,
+        made: Box<GreetingMade>,
     },
     /// An operator's name for the caller.
     Rename {
@@ -184,13 +182,9 @@ impl Actor for SessionActor {
             Message::LoadIndex { reply } => state.load_index(&myself, &published, reply),
             Message::IndexLoaded { memories } => state.index_loaded(&myself, &published, memories),
             Message::Process(ticket) => state.process(&myself, &published, ticket),
-            Message::GreetingMade {
-                ticket,
-                call,
-                result,
-            } => {
+            Message::GreetingMade { ticket, made } => {
                 state.under_way -= 1;
-                state.greeting_made(&myself, ticket, &call, result);
+                state.greeting_made(&myself, ticket, *made);
             }
             Message::Rename { name, reply } => {
                 state.change(&myself, Change::Rename { name, reply });

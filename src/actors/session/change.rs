@@ -6,9 +6,8 @@ use std::sync::Arc;
 use ractor::ActorRef;
 use tokio::sync::oneshot;
 
-use super::learn::settle_archived;
 use super::{IndexState, Message, Published, RenameResult, State};
-use crate::actors::inbox::Ticket;
+use crate::actors::ticket::Ticket;
 use crate::domain::learning::Learning;
 use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
@@ -150,8 +149,8 @@ impl State {
             "Updated universal profile for {}",
             self.tools.caller_ids.show(&self.caller)
         );
-        settle_archived(self.tools.archive.clone(), ticket, |archived| {
-            Settlement::Learned { archived }
+        ticket.archive_and_settle(self.tools.archive.clone(), |archived| Settlement::Learned {
+            archived,
         });
     }
 
@@ -184,8 +183,8 @@ impl State {
                 view.states.insert(new.agent, greeted.state);
             });
         }
-        settle_archived(self.tools.archive.clone(), ticket, |archived| {
-            Settlement::Greeted { archived }
+        ticket.archive_and_settle(self.tools.archive.clone(), |archived| Settlement::Greeted {
+            archived,
         });
     }
 }

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use ractor::ActorRef;
 
 use super::change::Change;
-use super::learn::{is_overdue, settle_archived};
 use super::{Message, Published, State, Tools};
-use crate::actors::inbox::Ticket;
 use crate::actors::openai::GreetingFailure;
+use crate::actors::ticket::Ticket;
 use crate::domain::agent_profile::AgentProfile;
 use crate::domain::call_event::Call;
 use crate::domain::greeting::Greeting;
@@ -20,6 +19,12 @@ use crate::store::{NewGreeting, Settlement};
 
 /// Unusable answers are paid for: so many rounds of tries, then it is given up.
 const MAX_UNUSABLE: u32 = 5;
+
+/// What the model made of a call.
+pub(in crate::actors) struct GreetingMade {
+    call: Call,
+    result: Result<Greeting, GreetingFailure>,
+}
 
 impl State {
     pub(super) fn greet(
@@ -35,8 +40,8 @@ impl State {
         let wanted = state.is_some_and(|state| state.accepts_greeting_of(ticket.event().order));
         let (Some(agent), Some(openai), true) = (agent, self.tools.openai.clone(), wanted) else {
             // A newer call's greeting stands, or there is no model to ask any more.
-            settle_archived(self.tools.archive.clone(), ticket, |archived| {
-                Settlement::Greeted { archived }
+            ticket.archive_and_settle(self.tools.archive.clone(), |archived| Settlement::Greeted {
+                archived,
             });
             return;
         };
@@ -49,11 +54,8 @@ impl State {
         self.start(myself, async move {
             let prompt = prompt(&tools, &agent, view.profile.as_ref(), &call).await;
             let result = openai.greeting(prompt).await;
-            Message::GreetingMade {
-                ticket,
-                call: Box::new(call),
-                result,
-            }
+            let made = Box::new(GreetingMade { call, result });
+            Message::GreetingMade { ticket, made }
         });
     }
 
@@ -61,8 +63,7 @@ impl State {
         &mut self,
         myself: &ActorRef<Message>,
         ticket: Ticket,
-        call: &Call,
-        result: Result<Greeting, GreetingFailure>,
+        GreetingMade { call, result }: GreetingMade,
     ) {
         let greeting = match result {
             Ok(greeting) => greeting,
@@ -98,7 +99,7 @@ impl State {
                 (error, None, ticket.event().attempts + 1 >= MAX_UNUSABLE)
             }
         };
-        if hopeless || is_overdue(ticket.event(), self.tools.greeting_retry) {
+        if hopeless || ticket.is_older_than(self.tools.greeting_retry) {
             tracing::error!(
                 conversation = %ticket.event().key.conversation_id,
                 "The greeting is given up: OpenAI error: {error}"

@@ -1,14 +1,13 @@
 //! The first stage of a call: learning it.
 
-use jiff::Timestamp;
 use ractor::ActorRef;
 
 use super::change::Change;
 use super::{Message, Published, State};
-use crate::actors::inbox::Ticket;
+use crate::actors::ticket::Ticket;
 use crate::domain::call_event::{self, Call, CallEvent};
 use crate::domain::learning::Learning;
-use crate::store::{Archive, InboxEvent, Settlement, Stage};
+use crate::store::{InboxEvent, Settlement, Stage};
 
 impl State {
     pub(super) fn process(
@@ -51,30 +50,4 @@ fn call_of(event: &InboxEvent) -> Option<Call> {
         Ok(CallEvent::Transcription(call)) => Some(call),
         _ => None,
     }
-}
-
-/// Writes the event to the archive unless it is there, then settles it. A
-/// failed write is left to the event's archive stage.
-pub(super) fn settle_archived(
-    archive: Archive,
-    ticket: Ticket,
-    how: impl FnOnce(bool) -> Settlement + Send + 'static,
-) {
-    tokio::spawn(async move {
-        let event = ticket.event();
-        let archived = event.archived || {
-            let stored = archive.store(&event.key, event.payload.clone()).await;
-            if let Err(error) = &stored {
-                tracing::error!(%error, "A transcript cannot be archived now");
-            }
-            stored.is_ok()
-        };
-        ticket.settle(how(archived));
-    });
-}
-
-/// Whether greetings made from an event received then are no longer tried for.
-pub(super) fn is_overdue(event: &InboxEvent, limit: std::time::Duration) -> bool {
-    let age = Timestamp::now().duration_since(event.received_at);
-    std::time::Duration::try_from(age).is_ok_and(|age| age > limit)
 }

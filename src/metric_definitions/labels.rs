@@ -1,0 +1,199 @@
+//! The values that labels may have.
+
+/// A label with a fixed set of values.
+pub trait Label: Copy + 'static {
+    /// Every value, in the order of their positions.
+    const ALL: &'static [Self];
+    /// The value as it is exported.
+    fn as_str(self) -> &'static str;
+    /// Its place in [`Label::ALL`].
+    fn position(self) -> usize;
+}
+
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+
+        impl Label for $name {
+            const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+            fn position(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+label! {
+    /// How a ring was answered.
+    RingOutcome {
+        /// With this agent's greeting.
+        Greeting = "greeting",
+        /// With the caller's profile, without a greeting.
+        Profile = "profile",
+        /// With the defaults: nobody knows the caller.
+        NewCaller = "new_caller",
+        /// With the defaults: the number is withheld or none.
+        Withheld = "withheld",
+        /// With the defaults: the store did not answer in time.
+        Deadline = "deadline",
+        /// With the defaults: the store failed, or too much was going on.
+        Error = "error",
+    }
+}
+
+label! {
+    /// How a search was answered.
+    SearchOutcome {
+        /// With memories.
+        Found = "found",
+        /// Without: none match.
+        Empty = "empty",
+        /// Without: the number is withheld or none.
+        Withheld = "withheld",
+        /// Without: the store did not answer in time.
+        Deadline = "deadline",
+        /// Without: the store failed, or too much was going on.
+        Error = "error",
+    }
+}
+
+label! {
+    /// How the processing of a post-call event ended.
+    CallOutcome {
+        /// Learned, and the next greeting is stored.
+        Greeted = "greeted",
+        /// Learned; no greeting was to be made.
+        Learned = "learned",
+        /// Learned; a newer call's greeting was made instead.
+        Superseded = "superseded",
+        /// Only archived: no caller, a recording, or a failed initiation.
+        Archived = "archived",
+        /// Given up.
+        DeadLetter = "dead_letter",
+    }
+}
+
+label! {
+    /// The webhooks.
+    Endpoint {
+        /// `POST /webhook/client-data`
+        ClientData = "client-data",
+        /// `POST /webhook/search-data`
+        SearchData = "search-data",
+        /// `POST /webhook/post-call`
+        PostCall = "post-call",
+    }
+}
+
+label! {
+    /// The statuses that webhooks answer with.
+    Status {
+        /// Done.
+        S200 = "200",
+        /// The body is not JSON.
+        S400 = "400",
+        /// Wrong or missing key or signature.
+        S401 = "401",
+        /// The body came too slowly.
+        S408 = "408",
+        /// The body is too large.
+        S413 = "413",
+        /// A field is missing.
+        S422 = "422",
+        /// Not to be stored now.
+        S503 = "503",
+    }
+}
+
+label! {
+    /// How the making of a greeting ended, after retries.
+    OpenAiOutcome {
+        /// A usable greeting.
+        Success = "success",
+        /// 429.
+        RateLimited = "rate_limited",
+        /// 429 `insufficient_quota`.
+        Quota = "quota_exhausted",
+        /// 401 or 403.
+        InvalidKey = "invalid_key",
+        /// 5xx.
+        ServerError = "server_error",
+        /// Another 4xx.
+        Refused = "refused",
+        /// No answer in time.
+        Timeout = "timeout",
+        /// The connection failed.
+        Network = "network",
+        /// An answer that cannot be used.
+        Unusable = "unusable",
+        /// Not asked: too many failures in a row.
+        BreakerOpen = "breaker_open",
+    }
+}
+
+label! {
+    /// Kinds of tokens, as billed.
+    TokenKind {
+        /// Of the question.
+        Prompt = "prompt",
+        /// Of the answer.
+        Completion = "completion",
+    }
+}
+
+label! {
+    /// What the agent cache knew.
+    CacheResult {
+        /// A fresh profile.
+        Hit = "hit",
+        /// Nothing.
+        Miss = "miss",
+        /// An old profile, served while it is fetched anew.
+        Stale = "stale",
+        /// That there is no such agent.
+        Negative = "negative",
+    }
+}
+
+label! {
+    /// The tiers of the guide.
+    Tier {
+        /// Universal profiles.
+        One = "1",
+        /// Conversation states.
+        Two = "2",
+    }
+}
+
+label! {
+    /// What a read of a tier led to.
+    TierResult {
+        /// Something is known.
+        Hit = "hit",
+        /// Nothing is known.
+        Miss = "miss",
+        /// The store failed.
+        Error = "error",
+    }
+}
+
+label! {
+    /// Kinds of supervised actors.
+    ActorKind {
+        /// Root of the tree.
+        AgentCache = "agent_cache",
+        /// The OpenAI client.
+        OpenAi = "openai",
+        /// The inbox.
+        Inbox = "inbox",
+        /// A shard of the session router.
+        Router = "router",
+        /// A caller session.
+        Session = "session",
+    }
+}
