@@ -15,13 +15,57 @@ const MIN_TURN_CHARS: usize = 3;
 /// How much of the neighbouring dialogue is kept with a turn, in characters.
 const MAX_CONTEXT_CHARS: usize = 600;
 
-/// What kind of memory it is, in OpenMemory's words.
+/// Where a memory comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MemoryKind {
+    /// A collected value.
+    Fact,
+    /// Something the caller said.
+    Turn,
+}
+
+impl MemoryKind {
+    /// The name in the store.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fact => "fact",
+            Self::Turn => "turn",
+        }
+    }
+
+    /// The kind with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Fact, Self::Turn]
+            .into_iter()
+            .find(|k| k.as_str() == name)
+    }
+
+    /// The sector of a memory of this kind, where the store has none of its own.
+    #[must_use]
+    pub fn sector(self) -> Sector {
+        match self {
+            Self::Fact => Sector::Semantic,
+            Self::Turn => Sector::Episodic,
+        }
+    }
+}
+
+/// A sector of memory, in OpenMemory's words. Our own stores use the first
+/// two; OpenMemory classifies by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Sector {
-    /// A fact about the caller.
+    /// A fact.
     Semantic,
-    /// Something the caller said.
+    /// An event.
     Episodic,
+    /// A way of doing something.
+    Procedural,
+    /// A feeling.
+    Emotional,
+    /// A thought about thoughts.
+    Reflective,
 }
 
 impl Sector {
@@ -31,28 +75,40 @@ impl Sector {
         match self {
             Self::Semantic => "semantic",
             Self::Episodic => "episodic",
+            Self::Procedural => "procedural",
+            Self::Emotional => "emotional",
+            Self::Reflective => "reflective",
         }
     }
 
     /// The sector with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Semantic, Self::Episodic]
-            .into_iter()
-            .find(|s| s.as_str() == name)
+        [
+            Self::Semantic,
+            Self::Episodic,
+            Self::Procedural,
+            Self::Emotional,
+            Self::Reflective,
+        ]
+        .into_iter()
+        .find(|s| s.as_str() == name)
     }
 }
 
 /// One memory of one caller.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Memory {
-    /// The agent to whom it was said; no other agent finds it.
-    pub agent: AgentId,
+    /// The agent to whom it was said; no other agent finds it. `None` for
+    /// memories of a time before agents were told apart: every agent finds them.
+    pub agent: Option<AgentId>,
     /// The call it comes from.
     pub conversation_id: ConversationId,
     /// Its place among the memories of that call.
     pub ordinal: u32,
     /// Fact or turn.
+    pub kind: MemoryKind,
+    /// What the store takes it for.
     pub sector: Sector,
     /// What is shown to the agent.
     pub content: String,
@@ -69,11 +125,12 @@ pub struct Memory {
 /// The memories of a call: its facts, then its turns in order.
 #[must_use]
 pub fn of_call(call: &Call, agent: &AgentId) -> Vec<Memory> {
-    let memory = |sector, salience, content, before, after| Memory {
-        agent: agent.clone(),
+    let memory = |kind: MemoryKind, salience, content, before, after| Memory {
+        agent: Some(agent.clone()),
         conversation_id: call.key.conversation_id.clone(),
         ordinal: 0,
-        sector,
+        kind,
+        sector: kind.sector(),
         content,
         before,
         after,
@@ -82,7 +139,7 @@ pub fn of_call(call: &Call, agent: &AgentId) -> Vec<Memory> {
     };
     let facts = call.facts.iter().map(|fact| {
         memory(
-            Sector::Semantic,
+            MemoryKind::Fact,
             FACT_SALIENCE,
             sentence(fact),
             String::new(),
@@ -97,7 +154,7 @@ pub fn of_call(call: &Call, agent: &AgentId) -> Vec<Memory> {
             let before: Vec<&str> = agent_texts(call.turns[..i].iter().rev());
             let after: Vec<&str> = agent_texts(call.turns[i + 1..].iter());
             memory(
-                Sector::Episodic,
+                MemoryKind::Turn,
                 TURN_SALIENCE,
                 turn.text.clone(),
                 shorten(before.into_iter().rev()),

@@ -8,7 +8,7 @@ use elaoms::domain::caller_id::CallerId;
 use elaoms::domain::greeting::{Greeting, Sentiment};
 use elaoms::domain::ids::{AgentId, ConversationId};
 use elaoms::domain::learning::Learning;
-use elaoms::domain::memory::{Memory, Sector};
+use elaoms::domain::memory::{Memory, MemoryKind};
 use elaoms::domain::name::CallerName;
 use elaoms::domain::profile::CallOrder;
 use elaoms::store::{
@@ -42,10 +42,11 @@ fn learning(id: &str, who: &str, with: &str, second: i64, said: &str) -> Learnin
         started_at: at(second),
         name: CallerName::parse(said).ok(),
         memories: vec![Memory {
-            agent: agent(with),
+            agent: Some(agent(with)),
             conversation_id: conversation(id),
             ordinal: 0,
-            sector: Sector::Episodic,
+            kind: MemoryKind::Turn,
+            sector: MemoryKind::Turn.sector(),
             content: said.into(),
             before: "before".into(),
             after: "after".into(),

@@ -4,7 +4,7 @@ use rustc_hash::FxHashMap;
 
 use super::text::Analyzer;
 use crate::domain::ids::AgentId;
-use crate::domain::memory::{Memory, Sector};
+use crate::domain::memory::{Memory, MemoryKind};
 
 /// Most memories returned by a search (design, `search-data`).
 pub const MAX_RESULTS: usize = 10;
@@ -93,7 +93,7 @@ impl Index {
         for neighbour in neighbours.into_iter().flatten() {
             if let Some(other) = self.memories.get(neighbour)
                 && other.conversation_id == memory.conversation_id
-                && (other.sector, memory.sector) == (Sector::Episodic, Sector::Episodic)
+                && (other.kind, memory.kind) == (MemoryKind::Turn, MemoryKind::Turn)
             {
                 count(&other.content, CALLER_WEIGHT);
             }
@@ -129,7 +129,12 @@ impl Index {
                 .enumerate()
                 .collect()
         };
-        scores.retain(|(position, _)| self.memories[*position].agent == *agent);
+        scores.retain(|(position, _)| {
+            self.memories[*position]
+                .agent
+                .as_ref()
+                .is_none_or(|a| a == agent)
+        });
         // Of two equally good memories the newer one is better.
         scores.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0)));
         let mut best: Vec<&Memory> = Vec::with_capacity(MAX_RESULTS);
@@ -178,10 +183,11 @@ mod tests {
 
     fn memory(agent: &str, call: &str, content: &str) -> Memory {
         Memory {
-            agent: AgentId::parse(agent).unwrap(),
+            agent: AgentId::parse(agent).ok(),
             conversation_id: ConversationId::parse(call).unwrap(),
             ordinal: 0,
-            sector: Sector::Episodic,
+            kind: MemoryKind::Turn,
+            sector: MemoryKind::Turn.sector(),
             content: content.into(),
             before: String::new(),
             after: String::new(),

@@ -223,12 +223,12 @@ fn save_state(
 fn save_memory(db: &Connection, caller: &CallerId, memory: &Memory) -> Result<()> {
     db.prepare_cached(
         "INSERT INTO memories
-            (caller, agent, conversation_id, ordinal, sector, content, said_before, said_after, salience, said_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            (caller, agent, conversation_id, ordinal, sector, content, said_before, said_after, salience, said_at, kind)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?
     .execute(params![
         caller.as_str(),
-        memory.agent.as_str(),
+        memory.agent.as_ref().map(AgentId::as_str),
         memory.conversation_id.as_str(),
         memory.ordinal,
         memory.sector.as_str(),
@@ -237,6 +237,7 @@ fn save_memory(db: &Connection, caller: &CallerId, memory: &Memory) -> Result<()
         memory.after,
         memory.salience,
         millis(memory.timestamp),
+        memory.kind.as_str(),
     ])?;
     Ok(())
 }

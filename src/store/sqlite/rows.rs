@@ -7,7 +7,7 @@ use crate::domain::call_event::{EventKey, EventKind};
 use crate::domain::caller_id::CallerId;
 use crate::domain::greeting::Sentiment;
 use crate::domain::ids::{AgentId, ConversationId};
-use crate::domain::memory::{Memory, Sector};
+use crate::domain::memory::{Memory, MemoryKind, Sector};
 use crate::domain::name::CallerName;
 use crate::domain::profile::{CallOrder, ConversationState, UniversalProfile};
 use crate::store::{Result, StoreError};
@@ -114,10 +114,13 @@ pub(super) fn state(row: &Row<'_>) -> Result<ConversationState> {
 
 pub(super) fn memory(row: &Row<'_>) -> Result<Memory> {
     let sector: String = row.get("sector")?;
+    let kind: String = row.get("kind")?;
+    let agent_id: Option<String> = row.get("agent")?;
     Ok(Memory {
-        agent: agent(row)?,
+        agent: agent_id.map(|_| agent(row)).transpose()?,
         conversation_id: conversation_id(row)?,
         ordinal: row.get("ordinal")?,
+        kind: MemoryKind::from_name(&kind).ok_or_else(|| unreadable("kind"))?,
         sector: Sector::from_name(&sector).ok_or_else(|| unreadable("sector"))?,
         content: row.get("content")?,
         before: row.get("said_before")?,

@@ -31,9 +31,10 @@ CREATE TABLE learned_calls (
 CREATE TABLE memories (
     id              INTEGER PRIMARY KEY,
     caller          TEXT NOT NULL,
-    agent           TEXT NOT NULL,
+    agent           TEXT, -- NULL: every agent may know it
     conversation_id TEXT NOT NULL,
     ordinal         INTEGER NOT NULL,
+    kind            TEXT NOT NULL,
     sector          TEXT NOT NULL,
     content         TEXT NOT NULL,
     said_before     TEXT NOT NULL,
