@@ -5,6 +5,7 @@
 
 mod elevenlabs;
 mod openai;
+mod openmemory;
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 
 pub use elevenlabs::{ElevenLabs, ElevenLabsError};
 pub use openai::{OpenAi, OpenAiAnswer, OpenAiError, OpenAiOptions};
+pub use openmemory::{Added, Generation, OpenMemory, OpenMemoryError, Record};
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

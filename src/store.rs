@@ -26,10 +26,12 @@ use crate::domain::name::CallerName;
 use crate::domain::profile::{CallOrder, ConversationState, UniversalProfile};
 
 mod archive;
+mod openmemory;
 mod sqlite;
 
 pub use archive::{Archive, AudioSpool};
-pub use sqlite::{SqliteDatabase, SqliteLedger, SqliteMemoryStore};
+pub use openmemory::OpenMemoryStore;
+pub use sqlite::{SqliteDatabase, SqliteLedger, SqliteMemoryStore, SqliteRecordIndex};
 
 /// Why the store could not do what was asked. Never holds a caller's data.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -326,6 +328,36 @@ pub trait MemoryStore: Send + Sync + 'static {
     /// A caller's memories in the order in which they were learned, the newest `limit`.
     async fn memories(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>>;
 
-    /// Writes something: proves that writing works.
+    /// Proves, as far as that does no harm, that writing works.
     async fn check_writable(&self) -> Result<()>;
+
+    /// What it is, for logs and checks.
+    async fn describe(&self) -> String;
+}
+
+/// Where the records of a caller are in a store that cannot be asked for them:
+/// OpenMemory's second generation. A cache, which can be rebuilt.
+#[async_trait]
+pub trait RecordIndex: Send + Sync + 'static {
+    /// The ids under a key, newest first, at most `limit`.
+    async fn ids(&self, key: &str, limit: usize) -> Result<Vec<String>>;
+
+    /// Notes an id under a key; noted already, nothing changes.
+    async fn insert(&self, key: &str, caller: &str, id: &str) -> Result<()>;
+
+    /// Whether everything in the store was indexed once.
+    async fn is_complete(&self) -> Result<bool>;
+
+    /// Everything in the store is indexed now.
+    async fn set_complete(&self) -> Result<()>;
+
+    /// Records of this caller may be stored from now on without being
+    /// indexed. Noted already, the earlier time stands.
+    async fn note_uncertain(&self, caller: &str, now: Timestamp) -> Result<()>;
+
+    /// Since when that may be, if it may.
+    async fn uncertain_since(&self, caller: &str) -> Result<Option<Timestamp>>;
+
+    /// Everything of this caller is indexed.
+    async fn forget_uncertain(&self, caller: &str) -> Result<()>;
 }

@@ -10,6 +10,7 @@
 
 mod ledger;
 mod memory;
+mod record_index;
 mod rows;
 mod writer;
 
@@ -25,6 +26,7 @@ use tokio::time::timeout;
 
 pub use ledger::SqliteLedger;
 pub use memory::SqliteMemoryStore;
+pub use record_index::SqliteRecordIndex;
 
 use super::{Result, StoreError};
 use writer::Writer;

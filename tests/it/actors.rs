@@ -84,6 +84,9 @@ impl MemoryStore for Troubled {
     async fn check_writable(&self) -> Result<()> {
         self.store.check_writable().await
     }
+    async fn describe(&self) -> String {
+        self.store.describe().await
+    }
 }
 
 struct World {

@@ -90,6 +90,10 @@ impl MemoryStore for SqliteMemoryStore {
     async fn check_writable(&self) -> Result<()> {
         self.0.check_writable().await
     }
+
+    async fn describe(&self) -> String {
+        "SQLite".to_owned()
+    }
 }
 
 fn profile_of(db: &Connection, caller: &CallerId) -> Result<Option<UniversalProfile>> {

@@ -81,3 +81,19 @@ CREATE TABLE heartbeat (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     at INTEGER NOT NULL
 ) STRICT;
+
+-- Where records are in an OpenMemory that cannot be asked by user.
+CREATE TABLE record_index (
+    position INTEGER PRIMARY KEY, -- order of arrival
+    key      TEXT NOT NULL,
+    caller   TEXT NOT NULL,
+    id       TEXT NOT NULL,
+    UNIQUE (key, id)
+) STRICT;
+
+-- Callers of whom records may be stored that are not in the index; the empty
+-- caller stands for "everything was indexed once".
+CREATE TABLE record_index_state (
+    caller TEXT PRIMARY KEY,
+    since  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;

@@ -1,0 +1,125 @@
+//! Finding records by their key, in either generation.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::*;
+
+/// Records in a page: one request, a few megabytes.
+const PAGE: usize = 500;
+/// How far the server's clock may be behind ours.
+const CLOCK_MARGIN: Duration = Duration::from_secs(10 * 60);
+
+impl OpenMemoryStore {
+    /// The newest records under a key, at most `limit` of them.
+    pub(super) async fn find(&self, key: &str, limit: usize) -> Result<Vec<Record>> {
+        match self.generation().await? {
+            Generation::First => self.find_by_user(key, limit).await,
+            Generation::Second => self.find_by_index(key, limit).await,
+        }
+    }
+
+    async fn find_by_user(&self, key: &str, limit: usize) -> Result<Vec<Record>> {
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let count = PAGE.min(limit - found.len());
+            let page = {
+                let _permit = self.permit().await?;
+                self.client.user_page(key, count, found.len()).await
+            };
+            let page = self.noticed(page).await?;
+            let last = page.len() < count;
+            found.extend(page);
+            if last {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn find_by_index(&self, key: &str, limit: usize) -> Result<Vec<Record>> {
+        let ids = self.index.ids(key, limit).await?;
+        let records: Vec<Option<Record>> = stream::iter(ids)
+            .map(async |id| {
+                let _permit = self.permit().await?;
+                Ok::<_, StoreError>(self.client.get(&id).await?)
+            })
+            .buffered(CONCURRENT_REQUESTS)
+            .try_collect()
+            .await?;
+        // The index is only a list of ids: what a record is, it says itself.
+        let ours = |r: &Record| Metadata::of(r).is_some_and(|m| m.key() == key);
+        Ok(records.into_iter().flatten().filter(ours).collect())
+    }
+
+    /// Fills the index from everything the tenant holds.
+    pub(super) async fn rebuild_index(&self) -> Result<()> {
+        tracing::info!("The index of OpenMemory's records is rebuilt");
+        let count = self.index_records_since(i64::MIN).await?;
+        self.index.set_complete().await?;
+        tracing::info!("The index of OpenMemory's records is complete: {count} records");
+        Ok(())
+    }
+
+    /// Indexes our records created since then. What is added meanwhile comes
+    /// first in the list and only makes some records be seen twice.
+    async fn index_records_since(&self, since: i64) -> Result<usize> {
+        let (mut offset, mut count) = (0, 0);
+        loop {
+            let page = {
+                let _permit = self.permit().await?;
+                self.client.page(PAGE, offset).await?
+            };
+            let last = page.len() < PAGE;
+            let old = page.last().is_some_and(|r| r.created_at < since);
+            offset += page.len();
+            for record in &page {
+                if let Some(metadata) = Metadata::of(record) {
+                    self.index
+                        .insert(metadata.key(), metadata.caller(), &record.id)
+                        .await?;
+                    count += 1;
+                }
+            }
+            if last || old {
+                return Ok(count);
+            }
+        }
+    }
+
+    /// Before records are added in the second generation: should their ids
+    /// not reach the index, they are looked for later.
+    pub(super) async fn note_uncertain(&self, caller: &CallerId) -> Result<()> {
+        match self.generation().await? {
+            Generation::First => Ok(()),
+            Generation::Second => {
+                self.index
+                    .note_uncertain(caller.as_str(), Timestamp::now())
+                    .await
+            }
+        }
+    }
+
+    /// All that was added is in the index.
+    pub(super) async fn forget_uncertain(&self, caller: &CallerId) -> Result<()> {
+        match self.generation().await? {
+            Generation::First => Ok(()),
+            Generation::Second => self.index.forget_uncertain(caller.as_str()).await,
+        }
+    }
+
+    /// Looks for records whose ids were lost on the way.
+    pub(super) async fn settle_uncertain(&self, caller: &CallerId) -> Result<()> {
+        if self.generation().await? == Generation::First {
+            return Ok(());
+        }
+        if let Some(since) = self.index.uncertain_since(caller.as_str()).await? {
+            let since = since
+                .checked_sub(CLOCK_MARGIN)
+                .unwrap_or(Timestamp::UNIX_EPOCH);
+            self.index_records_since(since.as_millisecond()).await?;
+        }
+        Ok(())
+    }
+}
