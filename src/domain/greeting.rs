@@ -5,12 +5,14 @@
 
 use serde_json::Value;
 
-use super::name::CallerName;
+use super::name::{CallerName, is_title};
 
 /// Longest greeting, in words (design, "The prompt").
 pub const MAX_GREETING_WORDS: usize = 30;
 /// Longest greeting, in characters: thirty long words.
 const MAX_GREETING_CHARS: usize = 300;
+/// A greeting that is cut keeps at least so many words.
+const MIN_CUT_WORDS: usize = 4;
 /// Longest summary kept, in characters.
 const MAX_SUMMARY_CHARS: usize = 500;
 /// Most topics kept.
@@ -160,11 +162,13 @@ fn unfenced(answer: &str) -> &str {
 }
 
 fn speakable(text: &str) -> Result<String, GreetingError> {
-    if text.contains(['{', '}']) || text.chars().any(|c| c.is_control() && !c.is_whitespace()) {
+    // Angle brackets are markup to a speech engine; format characters are never spoken.
+    let odd = |c: char| matches!(c, '{' | '}' | '<' | '>' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if text.contains(odd) || text.chars().any(|c| c.is_control() && !c.is_whitespace()) {
         return Err(GreetingError::Unspeakable);
     }
     // Text-to-speech reads an ellipsis as a long silence.
-    let text = text.replace('…', "...");
+    let text = text.replace(['…', '‥', '⋯'], "...").replace(". . .", "...");
     let mut greeting = String::with_capacity(text.len());
     for word in text.split_whitespace() {
         if !greeting.is_empty() {
@@ -178,6 +182,9 @@ fn speakable(text: &str) -> Result<String, GreetingError> {
         }
     }
     let greeting = greeting.replace("...", " ");
+    if !greeting.chars().any(char::is_alphanumeric) {
+        return Err(GreetingError::Unspeakable);
+    }
     within_limits(greeting.trim())
 }
 
@@ -195,7 +202,14 @@ fn within_limits(greeting: &str) -> Result<String, GreetingError> {
         .char_indices()
         .filter(|&(i, c)| {
             let next = greeting[i + c.len_utf8()..].chars().next();
-            matches!(c, '.' | '!' | '?') && next.is_none_or(char::is_whitespace)
+            let cut = &greeting[..i];
+            let last = cut.rsplit(char::is_whitespace).next().unwrap_or_default();
+            // "Dr." and "J." end no sentence; "Hello Nora." is no greeting worth keeping.
+            let abbreviated = c == '.' && (is_title(last) || last.chars().count() < 2);
+            matches!(c, '.' | '!' | '?')
+                && next.is_none_or(char::is_whitespace)
+                && !abbreviated
+                && cut.split_whitespace().count() >= MIN_CUT_WORDS
         })
         .map(|(i, c)| &greeting[..i + c.len_utf8()])
         .take_while(|cut| fits(cut))
@@ -266,6 +280,11 @@ mod tests {
             Err(GreetingError::Unspeakable)
         );
         assert_eq!(greeting("Hi \u{7}"), Err(GreetingError::Unspeakable));
+        assert_eq!(greeting("..."), Err(GreetingError::Unspeakable));
+        assert_eq!(
+            greeting("Hi <break time=\"5s\"/>"),
+            Err(GreetingError::Unspeakable)
+        );
         assert_eq!(greeting(&"word ".repeat(31)), Err(GreetingError::TooLong));
         assert_eq!(Greeting::from_answer("[]"), Err(GreetingError::NotAnObject));
         assert_eq!(
@@ -286,8 +305,10 @@ mod tests {
             "So, Nora. how is it?"
         );
         assert_eq!(greeting("Hi\nNora…").unwrap().unwrap(), "Hi Nora.");
-        let long = format!("Hi Nora! {}", "word ".repeat(40));
-        assert_eq!(greeting(&long).unwrap().unwrap(), "Hi Nora!");
+        let long = format!("Hi Nora, how are you? {}", "word ".repeat(40));
+        assert_eq!(greeting(&long).unwrap().unwrap(), "Hi Nora, how are you?");
+        let titled = format!("Hello there again Dr. Smith, {}", "word ".repeat(40));
+        assert_eq!(greeting(&titled), Err(GreetingError::TooLong));
         assert_eq!(greeting("").unwrap(), None);
     }
 

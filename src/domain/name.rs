@@ -43,13 +43,14 @@ impl CallerName {
         let composed: String = raw.nfc().collect();
         let words: Vec<&str> = composed.split_whitespace().collect();
         let name = words.join(" ");
+        let name = name.trim_end_matches([',', '.']);
         let fits = (1..=MAX_NAME_WORDS).contains(&words.len())
             && name.chars().count() <= MAX_NAME_CHARS
             && words.iter().all(|w| is_name_word(w));
-        if !fits || is_placeholder(&name) {
+        if !fits || is_placeholder(name) {
             return Err(NotAName);
         }
-        Ok(Self(name.trim_end_matches([',', '.']).into()))
+        Ok(Self(name.into()))
     }
 
     /// The name as it is spoken.
@@ -86,42 +87,64 @@ fn is_name_word(word: &str) -> bool {
     letters > 0
 }
 
+/// Whether it is a form of address such as "Dr.", with or without its dot.
+pub(super) fn is_title(word: &str) -> bool {
+    words::TITLES.contains(&word.to_lowercase().as_str())
+}
+
+/// Words with which people and models say that there is no name.
 fn is_placeholder(name: &str) -> bool {
     const WORDS: &[&str] = &[
         "unknown",
+        "unclear",
+        "unidentified",
+        "undefined",
+        "unnamed",
+        "unspecified",
+        "anonymous",
         "none",
         "null",
         "nil",
         "na",
         "n.a",
-        "n.a.",
-        "anonymous",
-        "undefined",
-        "not provided",
-        "not given",
-        "not specified",
-        "not available",
-        "not mentioned",
-        "not stated",
-        "no name",
+        "not",
+        "no",
+        "name",
         "nobody",
-        "no one",
         "someone",
         "somebody",
+        "provided",
+        "given",
+        "mentioned",
+        "disclosed",
+        "shared",
+        "stated",
+        "specified",
+        "available",
+        "applicable",
+        "declined",
+        "refused",
+        "withheld",
+        "private",
         "caller",
-        "the caller",
         "user",
         "customer",
+        "client",
         "guest",
-        "unnamed",
-        "private",
-        "withheld",
-        "test",
         "agent",
         "assistant",
+        "test",
+        "true",
+        "false",
+        "yes",
+        "the",
     ];
     let folded = name.to_lowercase();
-    WORDS.contains(&folded.as_str())
+    let words: Vec<&str> = folded.split(' ').map(|w| w.trim_end_matches('.')).collect();
+    let letters = name.chars().filter(|c| c.is_alphabetic()).count();
+    words.iter().any(|w| WORDS.contains(w))
+        || letters < 2 && name.is_ascii()
+        || words.iter().all(|w| words::TITLES.contains(w))
 }
 
 pub use introduction::from_turns;
@@ -214,13 +237,15 @@ mod tests {
         check("my name is, uh, Nora", Some("Nora"));
         check("Yes, this is Tomasz.", Some("Tomasz"));
         check("Hello, this is Anna calling about the order", Some("Anna"));
-        check("I'm Zoë and I live in Leeds", Some("Zoë"));
+        check("Yes. This is Tomasz.", Some("Tomasz"));
         check("My name is Dr. Smith.", Some("Dr. Smith"));
         check(
             "My name is Ludwig van Beethoven.",
             Some("Ludwig van Beethoven"),
         );
         check("My name is D’Angelo", Some("D'Angelo"));
+        check("My name is Nora Lind Order number four", Some("Nora"));
+        check("My name is Fiona McKay", Some("Fiona McKay"));
     }
 
     #[test]
@@ -257,6 +282,19 @@ mod tests {
             "MY NAME IS IMPORTANT",
             "I'm at Heathrow",
             "This is BBC.",
+            "Ich bin Rentner und habe eine Frage.",
+            "Hier ist Stromausfall.",
+            "Please call me Mondays and Wednesdays.",
+            "I'm Colombian.",
+            "Hi, this is DoorDash, I'm outside.",
+            "Hi, this is Riverside Dental calling to confirm.",
+            "I have my son here, this is Tyler.",
+            "My name is N, O, R, A.",
+            "My name is N. O. R. A.",
+            "My name is K as in Karen.",
+            "I got a call yesterday, he goes, hello, my name is Kevin from Microsoft.",
+            "The letter starts with: my name is Kevin and I won.",
+            "My name is राहुल और मुझे मदद चाहिए",
             "...",
             "",
         ] {
@@ -265,10 +303,35 @@ mod tests {
     }
 
     #[test]
+    fn who_was_asked_may_answer_in_any_way() {
+        let asked = (Role::Agent, "Of course. May I have your name?");
+        let answer = |said| heard(&[asked, (Role::Caller, said)]);
+        assert_eq!(answer("I'm Zoë.").as_deref(), Some("Zoë"));
+        assert_eq!(answer("It's Nora Lind.").as_deref(), Some("Nora Lind"));
+        assert_eq!(answer("Sure, this is Anna Kowalska.").as_deref(), None);
+        assert_eq!(
+            answer("This is Anna Kowalska.").as_deref(),
+            Some("Anna Kowalska")
+        );
+        assert_eq!(answer("I'm Italian."), None);
+        assert_eq!(answer("I'm not telling."), None);
+    }
+
+    #[test]
     fn the_agents_introduction_never_names_the_caller() {
         let agent = (Role::Agent, "Hi, my name is Margaret. How can I help?");
         assert_eq!(heard(&[agent, (Role::Caller, "I need compost.")]), None);
         assert_eq!(heard(&[agent, (Role::Caller, "This is Margaret.")]), None);
+        for own in [
+            "You're speaking with Margaret.",
+            "Margaret here, good morning.",
+        ] {
+            let said = [
+                (Role::Agent, own),
+                (Role::Caller, "Oh hi, this is Margaret."),
+            ];
+            assert_eq!(heard(&said), None, "{own}");
+        }
         assert_eq!(
             heard(&[agent, (Role::Caller, "Hello Margaret, this is Nora.")]).as_deref(),
             Some("Nora")
@@ -300,7 +363,22 @@ mod tests {
             fact("first_name", "Nora".into()),
         ];
         assert_eq!(name(&both).as_deref(), Some("Nora"));
-        for value in ["unknown", "N/A", "", "not provided", "4711", "n.a."] {
+        for value in [
+            "unknown",
+            "N/A",
+            "",
+            "not provided",
+            "4711",
+            "n.a.",
+            "Unknown.",
+            "No name given",
+            "Not provided by the caller",
+            "Unknown caller",
+            "The user",
+            "Mr.",
+            "True",
+            "-a-",
+        ] {
             assert_eq!(name(&[fact("name", value.into())]), None, "{value}");
         }
         assert_eq!(

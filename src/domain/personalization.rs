@@ -82,7 +82,10 @@ pub fn personalize(
         );
         // Stored greetings are checked already; one that could be read as a
         // template would end the call, so it is checked again where it leaves.
-        greeting = state.next_greeting.clone().filter(|g| !g.contains("{{"));
+        greeting = state
+            .next_greeting
+            .clone()
+            .filter(|g| !g.contains("{{") && !g.trim().is_empty());
     }
     let recognition = match (&greeting, profile) {
         (Some(_), _) => Recognition::Greeting,

@@ -2,38 +2,99 @@
 
 use unicode_normalization::UnicodeNormalization;
 
-use super::words::{INTRODUCTIONS, MAY_FOLLOW, NOT_NAMES, PARTICLES, REPORTED, Strength, TITLES};
+use super::words::{
+    INTRODUCTIONS, MAY_FOLLOW, NAME_QUESTIONS, NOT_NAMES, OPENERS, PARTICLES, REPORTED, SUPPOSED,
+    Strength, TITLES,
+};
 use super::{CallerName, MAX_NAME_WORDS};
 use crate::domain::call_event::{Role, Turn};
 
-/// The caller's name from the caller's own turns, the first clear
-/// introduction before any weaker one.
+/// The caller's name from the caller's own turns: the first clear
+/// introduction, else the first answer to an agent that asked, else the first
+/// telephone greeting.
 #[must_use]
 pub fn from_turns(turns: &[Turn]) -> Option<CallerName> {
-    let said_by = |role: Role, strength: Strength| {
+    let callers = || {
         turns
             .iter()
-            .filter(move |t| t.role == role)
-            .find_map(move |t| introduced(&t.text, strength))
+            .enumerate()
+            .filter(|(_, t)| t.role == Role::Caller)
     };
-    if let Some(name) = said_by(Role::Caller, Strength::Clear) {
+    if let Some(name) = callers().find_map(|(_, t)| introduced(&t.text, Strength::Clear)) {
         return Some(name);
     }
-    // "This is Margaret, right?" asks for the agent: a weak introduction with
-    // the name by which the agent introduced itself is not the caller's.
-    let agents_own: Vec<CallerName> = [Strength::Clear, Strength::Weak]
-        .into_iter()
-        .filter_map(|strength| said_by(Role::Agent, strength))
-        .collect();
-    said_by(Role::Caller, Strength::Weak).filter(|name| !agents_own.contains(name))
+    let agents_own = agents_names(turns);
+    let not_the_agents = |name: &CallerName| !agents_own.contains(name);
+    callers()
+        .filter(|(i, _)| asked_for_name(turns, *i))
+        .find_map(|(_, t)| {
+            introduced(&t.text, Strength::Asked).or_else(|| introduced(&t.text, Strength::Phone))
+        })
+        .filter(not_the_agents)
+        .or_else(|| {
+            callers()
+                .find_map(|(_, t)| introduced(&t.text, Strength::Phone))
+                .filter(|name| !name.as_str().contains(' '))
+                .filter(not_the_agents)
+        })
+}
+
+/// Whether the agent's turn right before asks for the name.
+fn asked_for_name(turns: &[Turn], position: usize) -> bool {
+    let Some(before) = position.checked_sub(1).map(|i| &turns[i]) else {
+        return false;
+    };
+    let folded = straight(&before.text).to_lowercase();
+    before.role == Role::Agent && NAME_QUESTIONS.iter().any(|q| folded.contains(q))
+}
+
+/// Names by which the agent calls itself: "this is Margaret, right?" asks for
+/// the agent.
+fn agents_names(turns: &[Turn]) -> Vec<CallerName> {
+    const SPEAKING: &[&str] = &["with", "to", "mit"];
+    let mut names = Vec::new();
+    for turn in turns.iter().filter(|t| t.role == Role::Agent) {
+        for strength in [Strength::Clear, Strength::Phone, Strength::Asked] {
+            names.extend(introduced(&turn.text, strength));
+        }
+        let words: Vec<&str> = turn.text.split_whitespace().collect();
+        for (i, word) in words.iter().enumerate() {
+            let behind_speaking = i >= 2
+                && fold(words[i - 2]) == "speaking"
+                && SPEAKING.contains(&fold(words[i - 1]).as_str());
+            let before_here = words
+                .get(i + 1)
+                .is_some_and(|w| matches!(fold(w).as_str(), "here" | "speaking"));
+            if behind_speaking || before_here {
+                names.extend(CallerName::parse(bare(word)).ok());
+            }
+        }
+    }
+    names
 }
 
 fn introduced(text: &str, wanted: Strength) -> Option<CallerName> {
-    let text: String = text
-        .nfc()
+    let text = straight(text);
+    let mut first = true;
+    sentences(&text).find_map(|sentence| {
+        let at_start = std::mem::take(&mut first);
+        // "Yes. This is Tomasz." is still the start of the turn.
+        if at_start
+            && sentence
+                .split_whitespace()
+                .all(|w| OPENERS.contains(&fold(w).as_str()))
+        {
+            first = true;
+        }
+        introduced_in(sentence, wanted, at_start)
+    })
+}
+
+/// Composed, with straight apostrophes.
+fn straight(text: &str) -> String {
+    text.nfc()
         .map(|c| if c == '’' { '\'' } else { c })
-        .collect();
-    sentences(&text).find_map(|sentence| introduced_in(sentence, wanted))
+        .collect()
 }
 
 /// Splits at what ends a sentence, but not at the dot of "Dr. Smith".
@@ -60,19 +121,23 @@ fn sentences(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-fn introduced_in(sentence: &str, wanted: Strength) -> Option<CallerName> {
+fn bare(word: &str) -> &str {
+    word.trim_matches(|c: char| ",.!?;:\"()«»“”".contains(c))
+}
+
+fn fold(word: &str) -> String {
+    bare(word).to_lowercase()
+}
+
+fn introduced_in(sentence: &str, wanted: Strength, at_start: bool) -> Option<CallerName> {
     // Capitals are the evidence that a word is a name; shouting has none.
-    if !sentence.chars().any(char::is_lowercase) {
+    let shouted =
+        sentence.chars().any(char::is_uppercase) && !sentence.chars().any(char::is_lowercase);
+    if shouted {
         return None;
     }
     let words: Vec<&str> = sentence.split_whitespace().collect();
-    let folded: Vec<String> = words
-        .iter()
-        .map(|w| {
-            w.trim_matches(|c: char| ",.!?;:\"()«»“”".contains(c))
-                .to_lowercase()
-        })
-        .collect();
+    let folded: Vec<String> = words.iter().map(|w| fold(w)).collect();
     for (phrase, strength) in INTRODUCTIONS {
         if *strength != wanted {
             continue;
@@ -87,13 +152,20 @@ fn introduced_in(sentence: &str, wanted: Strength) -> Option<CallerName> {
             {
                 continue;
             }
-            // "My name is, uh, Nora" is fine; "this is, Monday" is not.
-            let reported = folded[..start]
+            let before = &folded[..start];
+            let reported = before.iter().any(|w| REPORTED.contains(&w.as_str()));
+            let supposed = before
                 .iter()
                 .rev()
                 .take(4)
-                .any(|w| REPORTED.contains(&w.as_str()));
-            if reported {
+                .any(|w| SUPPOSED.contains(&w.as_str()));
+            // "Hello Margaret, this is Nora": a name may be greeted before.
+            let opening = at_start
+                && before.len() <= 4
+                && words[..start].iter().enumerate().all(|(i, w)| {
+                    OPENERS.contains(&folded[i].as_str()) || (i > 0 && starts_like_a_name(w))
+                });
+            if reported || supposed || (wanted == Strength::Phone && !opening) {
                 continue;
             }
             if let Some(name) = name_at(&words[after..], wanted) {
@@ -107,21 +179,16 @@ fn introduced_in(sentence: &str, wanted: Strength) -> Option<CallerName> {
 /// The name that starts at the first of `words`, if one does.
 fn name_at(words: &[&str], strength: Strength) -> Option<CallerName> {
     const HESITATIONS: &[&str] = &["uh", "um", "er", "erm", "äh", "ähm", "eh", "euh"];
-    let bare = |w: &str| {
-        w.trim_matches(|c: char| ",.!?;:\"()«»“”".contains(c))
-            .to_owned()
-    };
     let skip = words
         .iter()
-        .take_while(|w| HESITATIONS.contains(&bare(w).to_lowercase().as_str()))
+        .take_while(|w| HESITATIONS.contains(&fold(w).as_str()))
         .count();
     let words = &words[skip..];
 
-    let mut taken: Vec<String> = Vec::new();
-    let mut used = 0;
+    let mut taken: Vec<&str> = Vec::new();
     let mut closed = false;
     for word in words.iter().take(MAX_NAME_WORDS) {
-        let lower = bare(word).to_lowercase();
+        let lower = fold(word);
         let titled = TITLES.contains(&word.to_lowercase().as_str());
         let particle = !taken.is_empty() && PARTICLES.contains(&word.to_lowercase().as_str());
         if !(particle || titled || starts_like_a_name(word))
@@ -133,55 +200,70 @@ fn name_at(words: &[&str], strength: Strength) -> Option<CallerName> {
         if lower.ends_with("'s") {
             return None;
         }
-        used += 1;
-        taken.push(if titled {
-            (*word).to_owned()
-        } else {
-            bare(word)
-        });
-        if !titled && word.ends_with([',', '.', '!', '?', ';', ':', '"', '”', '»', ')', '—', '…'])
+        taken.push(if titled { word } else { bare(word) });
+        if !titled
+            && word.ends_with([
+                ',', '.', '!', '?', ';', ':', '"', '”', '»', ')', '—', '…', '।', '。',
+            ])
         {
             closed = true;
             break;
         }
     }
     // A particle belongs to the name only if a name follows it.
-    while taken
-        .last()
-        .is_some_and(|w| PARTICLES.contains(&w.as_str()))
-    {
+    while taken.last().is_some_and(|w| PARTICLES.contains(w)) {
         taken.pop();
-        used -= 1;
     }
-    let only_titles = taken
+    let titles = taken
         .iter()
-        .all(|w| TITLES.contains(&w.to_lowercase().as_str()));
-    if taken.is_empty() || only_titles {
+        .take_while(|w| TITLES.contains(&w.to_lowercase().as_str()))
+        .count();
+    // "N, O, R, A" is a spelling, "K as in Karen" too.
+    let first = taken.get(titles)?;
+    if first.chars().filter(|c| c.is_alphabetic()).count() < 2 {
         return None;
     }
-    let next = words.get(used).map(|w| bare(w).to_lowercase());
-    if strength == Strength::Weak {
-        let ends = closed || next.as_deref().is_none_or(|w| MAY_FOLLOW.contains(&w));
-        let asked = words[used - 1].ends_with('?')
+    let next = words.get(taken.len()).map(|w| fold(w));
+    let ends = closed || next.as_deref().is_none_or(|w| MAY_FOLLOW.contains(&w));
+    let cased = first.chars().next().is_some_and(char::is_uppercase);
+    if !cased && taken.len() > 2 {
+        return None;
+    }
+    if !ends {
+        // Without a pause the next capital may begin another thought, or be a
+        // German noun: only the first word is sure, and only if capitals mean
+        // something in its script.
+        if strength != Strength::Clear || !cased {
+            return None;
+        }
+        taken.truncate(titles + 1);
+    }
+    if strength != Strength::Clear {
+        let doubted = words[taken.len() - 1].ends_with('?')
             || next
                 .as_deref()
                 .is_some_and(|w| matches!(w, "right" | "correct" | "isn't" | "oder" | "verdad"));
         // Four capitals in a row are a company or a title more often than a person.
-        if !ends || asked || taken.len() > 3 {
+        if doubted || taken.len() > 3 {
             return None;
         }
     }
     CallerName::parse(&taken.join(" ")).ok()
 }
 
-/// A capital, or a letter of a script that has none.
+/// A capital, or a letter of a script that has none. Neither an acronym nor a
+/// brand ("DoorDash"): of capitals inside a word, only "McKay" and "O'Neil".
 fn starts_like_a_name(word: &str) -> bool {
-    let mut letters = word.chars().filter(|c| c.is_alphabetic());
-    let Some(first) = letters.next() else {
+    let word = bare(word);
+    let Some(first) = word.chars().find(|c| c.is_alphabetic()) else {
         return false;
     };
-    let caseless = !first.is_lowercase() && !first.is_uppercase();
-    let acronym = word.chars().filter(|c| c.is_uppercase()).count() > 2
-        && !word.chars().any(char::is_lowercase);
-    caseless || (first.is_uppercase() && !acronym)
+    let brand = word.split(['\'', '-', '.']).any(|part| {
+        let rest = part
+            .strip_prefix("Mc")
+            .or_else(|| part.strip_prefix("Mac"))
+            .unwrap_or(part);
+        rest.chars().skip(1).any(char::is_uppercase)
+    });
+    !first.is_lowercase() && !brand
 }

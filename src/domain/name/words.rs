@@ -5,8 +5,12 @@
 pub(super) enum Strength {
     /// "my name is …": nothing but a name follows.
     Clear,
-    /// "this is …", "I'm …": a name follows only if the sentence ends there.
-    Weak,
+    /// "this is …": what people say first when they ring or pick up. Counts
+    /// at the start of a turn, for a single word.
+    Phone,
+    /// "I'm …", "ich bin …": anything may follow. Counts only as the answer
+    /// to an agent that has just asked for the name.
+    Asked,
 }
 
 /// Self-introductions, folded to lower case, in the languages that phone
@@ -17,22 +21,24 @@ pub(super) const INTRODUCTIONS: &[(&str, Strength)] = &[
     ("my name's", Strength::Clear),
     ("my first name is", Strength::Clear),
     ("my full name is", Strength::Clear),
-    ("you can call me", Strength::Weak),
-    ("please call me", Strength::Weak),
-    ("this is", Strength::Weak),
-    ("i'm", Strength::Weak),
-    ("i am", Strength::Weak),
+    ("you can call me", Strength::Asked),
+    ("please call me", Strength::Asked),
+    ("this is", Strength::Phone),
+    ("i'm", Strength::Asked),
+    ("i am", Strength::Asked),
+    ("it's", Strength::Asked),
+    ("it is", Strength::Asked),
     // German
     ("mein name ist", Strength::Clear),
     ("ich heiße", Strength::Clear),
     ("ich heisse", Strength::Clear),
-    ("ich bin", Strength::Weak),
-    ("hier ist", Strength::Weak),
-    ("hier spricht", Strength::Weak),
+    ("ich bin", Strength::Asked),
+    ("hier ist", Strength::Asked),
+    ("hier spricht", Strength::Phone),
     // Spanish
     ("me llamo", Strength::Clear),
     ("mi nombre es", Strength::Clear),
-    ("soy", Strength::Weak),
+    ("soy", Strength::Asked),
     // Portuguese
     ("meu nome é", Strength::Clear),
     ("me chamo", Strength::Clear),
@@ -69,13 +75,107 @@ pub(super) const INTRODUCTIONS: &[(&str, Strength)] = &[
     ("jmenuji se", Strength::Clear),
 ];
 
-/// Words before an introduction that make it somebody else's, a question or a
-/// supposition: "you said my name is …", "if I'm …".
+/// Words anywhere before an introduction that make it reported speech: "he
+/// goes, my name is Kevin".
 pub(super) const REPORTED: &[&str] = &[
-    "say", "says", "said", "saying", "tell", "told", "tells", "think", "thinks", "thought", "if",
-    "not", "never", "why", "does", "did", "isn't", "pretend", "imagine", "like", "called", "where",
-    "when", "that", "because", "until", "while", "sagte", "sagt", "wenn", "dass", "dijo", "dice",
-    "si",
+    "say",
+    "says",
+    "said",
+    "saying",
+    "tell",
+    "told",
+    "tells",
+    "goes",
+    "went",
+    "starts",
+    "begins",
+    "reads",
+    "read",
+    "wrote",
+    "writes",
+    "letter",
+    "introduced",
+    "called",
+    "call",
+    "caller",
+    "got",
+    "pretend",
+    "imagine",
+    "sagte",
+    "sagt",
+    "dijo",
+    "dice",
+    "disse",
+    "dit",
+];
+
+/// Words right before an introduction that make it a supposition or a
+/// question: "if my name is …".
+pub(super) const SUPPOSED: &[&str] = &[
+    "think", "thinks", "thought", "if", "not", "never", "why", "does", "did", "isn't", "like",
+    "where", "when", "that", "because", "until", "while", "wenn", "dass", "si", "que",
+];
+
+/// What an agent asks when it wants the name, folded.
+pub(super) const NAME_QUESTIONS: &[&str] = &[
+    "your name",
+    "your first name",
+    "your full name",
+    "who am i speaking",
+    "who is calling",
+    "who's calling",
+    "who is this",
+    "who's this",
+    "who do i have",
+    "whom am i speaking",
+    "ihr name",
+    "ihren namen",
+    "dein name",
+    "wie heißen",
+    "wie heißt",
+    "mit wem spreche",
+    "tu nombre",
+    "su nombre",
+    "cómo te llamas",
+    "cómo se llama",
+    "seu nome",
+    "teu nome",
+    "votre nom",
+    "quel est votre",
+    "suo nome",
+    "tuo nome",
+    "uw naam",
+    "je naam",
+    "как вас зовут",
+    "ваше имя",
+];
+
+/// Words with which a turn on the telephone begins before "this is …".
+pub(super) const OPENERS: &[&str] = &[
+    "hi",
+    "hello",
+    "hey",
+    "yes",
+    "yeah",
+    "yep",
+    "good",
+    "morning",
+    "afternoon",
+    "evening",
+    "speaking",
+    "well",
+    "oh",
+    "uh",
+    "um",
+    "guten",
+    "tag",
+    "morgen",
+    "abend",
+    "hallo",
+    "ja",
+    "grüß",
+    "gott",
+    "there",
 ];
 
 /// Lower-case words inside a name.
