@@ -4,16 +4,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::actors::{ActorSystem, SystemOptions};
-use crate::clients::{ElevenLabs, OpenAi};
+use crate::clients::{ElevenLabs, OpenAi, OpenMemory};
 use crate::config::Config;
 use crate::http::{self, OpsState, PublicState};
 use crate::metric_definitions::Metrics;
-use crate::store::{Archive, Ledger, MemoryStore, SqliteDatabase, SqliteLedger, SqliteMemoryStore};
+use crate::store::{
+    Archive, Ledger, MemoryStore, OpenMemoryStore, SqliteDatabase, SqliteLedger, SqliteMemoryStore,
+    SqliteRecordIndex,
+};
 
 /// How long open requests may take after a stop was asked for.
 const REQUEST_GRACE: Duration = Duration::from_secs(10);
@@ -22,6 +27,9 @@ const REQUEST_GRACE: Duration = Duration::from_secs(10);
 const WORK_GRACE: Duration = Duration::from_secs(5);
 /// How often metrics are tidied.
 const UPKEEP: Duration = Duration::from_secs(5);
+
+/// How long the start waits for the memory store to say what it is.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why the service does not start, or has stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +77,11 @@ impl App {
         let metrics = Arc::new(metrics);
         let database = SqliteDatabase::open(&services.database)?;
         let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::new(database.clone()));
-        let store: Arc<dyn MemoryStore> = Arc::new(SqliteMemoryStore::new(database.clone()));
+        let store = memory_store(services.openmemory, &database)?;
+        match timeout(DESCRIBE_TIMEOUT, store.describe()).await {
+            Ok(store) => tracing::info!("Memories are in {store}"),
+            Err(_) => tracing::warn!("The memory store does not answer yet"),
+        }
         let archive = Archive::open(&services.archive)?;
         let elevenlabs = services
             .elevenlabs
@@ -109,6 +121,7 @@ impl App {
             client_data_deadline: services.client_data_deadline,
             max_body: services.max_body,
             greetings,
+            two_tier: services.two_tier,
         });
         let upkeep = rendered.clone();
         let ops_routes = http::ops_routes(OpsState {
@@ -176,6 +189,33 @@ impl App {
         let _ = self.ops.await;
         self.database.close().await;
     }
+}
+
+/// The memory store that is configured.
+///
+/// # Errors
+/// If no TLS can be set up.
+pub fn memory_store(
+    openmemory: Option<(String, Option<SecretString>)>,
+    database: &SqliteDatabase,
+) -> Result<Arc<dyn MemoryStore>, reqwest::Error> {
+    Ok(match openmemory {
+        Some((url, key)) => Arc::new(openmemory_store(url, key, database)?),
+        None => Arc::new(SqliteMemoryStore::new(database.clone())),
+    })
+}
+
+/// OpenMemory at this URL, with its index in the database.
+///
+/// # Errors
+/// If no TLS can be set up.
+pub fn openmemory_store(
+    url: String,
+    key: Option<SecretString>,
+    database: &SqliteDatabase,
+) -> Result<OpenMemoryStore, reqwest::Error> {
+    let index = Arc::new(SqliteRecordIndex::new(database.clone()));
+    Ok(OpenMemoryStore::new(OpenMemory::new(url, key)?, index))
 }
 
 async fn listen(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), AppError> {

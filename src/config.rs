@@ -45,6 +45,11 @@ pub struct Config {
 pub struct Services {
     /// Path of the SQLite file, from `DATABASE_URL`.
     pub database: PathBuf,
+    /// `OPENMEMORY_PORT` as a URL, and `OPENMEMORY_KEY`; `None` if the memories
+    /// are in the database.
+    pub openmemory: Option<(String, Option<SecretString>)>,
+    /// `USE_TWO_TIER`; false is the guide's rollback.
+    pub two_tier: bool,
     /// `PAYLOAD_STORAGE_PATH`
     pub archive: PathBuf,
     /// `OPENAI_…`; `None` without `OPENAI_API_KEY`.
@@ -204,6 +209,8 @@ impl Reader<'_> {
 
     fn services(&mut self, post_call_key: Option<&SecretString>) -> Services {
         let database = self.database();
+        let openmemory = self.openmemory();
+        let two_tier = self.switch("USE_TWO_TIER", true);
         let openai = self.openai();
         let elevenlabs = self.elevenlabs();
         let log_format = match self.text("LOG_FORMAT").as_deref() {
@@ -236,6 +243,8 @@ impl Reader<'_> {
         let hours = |hours: u64| Duration::from_secs(hours * 3600);
         Services {
             database,
+            openmemory,
+            two_tier,
             archive: self
                 .text("PAYLOAD_STORAGE_PATH")
                 .unwrap_or_else(|| "./payloads".into())
@@ -256,9 +265,28 @@ impl Reader<'_> {
             },
             log_format,
             caller_ids,
-            log_filter: self.text("RUST_LOG"),
+            log_filter: self.log_filter(),
             warnings: std::mem::take(&mut self.warnings),
         }
+    }
+
+    /// A bare word that is no level would name a module, and silence all others.
+    fn log_filter(&mut self) -> Option<String> {
+        const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
+        let filter = self.text("RUST_LOG")?;
+        let known = |part: &str| {
+            part.contains('=')
+                || part.contains("::")
+                || part.contains('[')
+                || LEVELS.contains(&part.to_lowercase().as_str())
+        };
+        if filter.split(',').map(str::trim).all(known) {
+            return Some(filter);
+        }
+        self.warnings.push(format!(
+            "RUST_LOG is {filter:?}, not a level (error, warn, info, debug, trace) or a filter; using info"
+        ));
+        None
     }
 
     fn database(&mut self) -> PathBuf {
@@ -277,6 +305,30 @@ impl Reader<'_> {
                     "DATABASE_URL begins with {scheme:?}; what is known is sqlite://path/to/file.db"
                 ));
                 PathBuf::new()
+            }
+        }
+    }
+
+    /// A port on this machine, or a URL.
+    fn openmemory(&mut self) -> Option<(String, Option<SecretString>)> {
+        let place = self.text("OPENMEMORY_PORT")?;
+        let url = match place.parse::<u16>() {
+            Ok(port) => format!("http://127.0.0.1:{port}"),
+            Err(_) => self.url("OPENMEMORY_PORT", "8080 or http://127.0.0.1:8080"),
+        };
+        Some((url, self.text("OPENMEMORY_KEY").map(SecretString::from)))
+    }
+
+    fn switch(&mut self, name: &str, default: bool) -> bool {
+        match self.text(name).map(|t| t.to_lowercase()).as_deref() {
+            None => default,
+            Some("true" | "1" | "yes" | "on") => true,
+            Some("false" | "0" | "no" | "off") => false,
+            Some(other) => {
+                self.warnings.push(format!(
+                    "{name} is {other:?}, not true or false; using {default}"
+                ));
+                default
             }
         }
     }

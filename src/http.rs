@@ -39,10 +39,12 @@ pub use signature::sign;
 const MAX_RINGS: usize = 4_096;
 /// Searches answered at a time; more get the empty answer.
 const MAX_SEARCHES: usize = 1_024;
-/// Post-call bodies received at a time; more get a 503.
+/// Large post-call bodies received at a time; more get a 503.
 const MAX_POST_CALLS: usize = 256;
 /// Memory for the JSON of bodies under way, in multiples of the largest body.
 const BODY_BUDGET: usize = 4;
+/// Disk for recordings under way, in multiples of the largest body.
+const AUDIO_BUDGET: usize = 16;
 
 /// What the public routes work with.
 pub struct PublicState {
@@ -72,6 +74,8 @@ pub struct PublicState {
     pub max_body: usize,
     /// Whether greetings are made at all.
     pub greetings: bool,
+    /// False answers rings from a single tier (guide, "Rollback Plan").
+    pub two_tier: bool,
 }
 
 /// The state and the bounds on what is under way.
@@ -81,6 +85,7 @@ struct Shared {
     searches: Semaphore,
     post_calls: Semaphore,
     body_budget: Arc<Semaphore>,
+    audio_budget: Arc<Semaphore>,
 }
 
 /// The public routes.
@@ -88,6 +93,7 @@ struct Shared {
 pub fn routes(state: PublicState) -> BoxedFilter<(impl Reply,)> {
     let shared = Arc::new(Shared {
         body_budget: Arc::new(Semaphore::new(state.max_body * BODY_BUDGET)),
+        audio_budget: Arc::new(Semaphore::new(state.max_body * AUDIO_BUDGET)),
         state,
         rings: Semaphore::new(MAX_RINGS),
         searches: Semaphore::new(MAX_SEARCHES),

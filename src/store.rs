@@ -122,14 +122,30 @@ pub struct InboxEvent {
     pub caller: Option<CallerId>,
     /// The order of the call among its caller's calls.
     pub order: CallOrder,
-    /// Failed tries in this stage.
+    /// Failed tries in this stage, for whatever cause.
     pub attempts: u32,
+    /// How often whoever worked on it failed.
+    pub crashes: u32,
+    /// How often the model's answers could not be used.
+    pub unusable: u32,
     /// When it was received.
     pub received_at: Timestamp,
     /// Whether its body is in the archive already.
     pub archived: bool,
     /// The body as received.
     pub payload: bytes::Bytes,
+}
+
+/// What made an event be tried again. Outages pass and are waited for; the
+/// other causes lie in the event and are counted on their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryCause {
+    /// A store or an upstream could not be had.
+    Outage,
+    /// Whoever worked on it failed or was stopped.
+    Crash,
+    /// The model's answers could not be used.
+    Unusable,
 }
 
 /// How a stage of an event ended.
@@ -153,6 +169,8 @@ pub enum Settlement {
         run_at: Timestamp,
         /// Why it failed, without any of the caller's data.
         error: String,
+        /// What kind of failure it was.
+        cause: RetryCause,
     },
     /// Given up; kept as a dead letter.
     Dead {
@@ -299,6 +317,15 @@ pub struct Greeted {
     pub state: ConversationState,
 }
 
+/// A caller with a new name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Renamed {
+    /// Tier 1 as it is now.
+    pub profile: UniversalProfile,
+    /// All of Tier 2 as it is now.
+    pub states: Vec<(AgentId, ConversationState)>,
+}
+
 /// Both tiers and the memories of callers.
 #[async_trait]
 pub trait MemoryStore: Send + Sync + 'static {
@@ -318,12 +345,9 @@ pub trait MemoryStore: Send + Sync + 'static {
     /// caller or the state is not there (never learned).
     async fn store_greeting(&self, greeting: &NewGreeting) -> Result<Option<Greeted>>;
 
-    /// Replaces a caller's name. `None` if there is no such caller.
-    async fn rename(
-        &self,
-        caller: &CallerId,
-        name: &CallerName,
-    ) -> Result<Option<UniversalProfile>>;
+    /// Replaces a caller's name, and drops what speaks the old one. `None` if
+    /// there is no such caller.
+    async fn rename(&self, caller: &CallerId, name: &CallerName) -> Result<Option<Renamed>>;
 
     /// A caller's memories in the order in which they were learned, the newest `limit`.
     async fn memories(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>>;

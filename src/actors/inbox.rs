@@ -24,7 +24,8 @@ use crate::domain::caller_id::CallerId;
 use crate::domain::ids::AgentId;
 use crate::metric_definitions::{CallOutcome, Metrics};
 use crate::store::{
-    Accepted, Archive, EventId, InboxEvent, Ledger, NewEvent, Settled, Settlement, Stage,
+    Accepted, Archive, EventId, InboxEvent, Ledger, NewEvent, RetryCause, Settled, Settlement,
+    Stage,
 };
 
 /// How often the inbox looks for events whose retry has come due.
@@ -136,6 +137,8 @@ pub(super) struct Setup {
     pub inbox: Inbox,
     pub sessions: Sessions,
     pub archive: Archive,
+    /// Whether there is a model to make greetings.
+    pub greetings: bool,
     pub metrics: Arc<Metrics>,
 }
 
@@ -251,7 +254,10 @@ impl State {
 
     fn claim_all(&mut self, myself: &ActorRef<Message>) {
         for stage in Stage::ALL {
-            self.claim(myself, stage);
+            // Without a model greetings wait for a start with one.
+            if stage != Stage::Greet || self.setup.greetings {
+                self.claim(myself, stage);
+            }
         }
     }
 
@@ -342,7 +348,7 @@ impl State {
                 Ok(()) => ticket.settle(Settlement::Archived),
                 Err(error) => {
                     tracing::error!(%error, "A post-call event cannot be archived");
-                    ticket.retry(error.to_string(), None);
+                    ticket.retry(RetryCause::Outage, error.to_string(), None);
                 }
             }
         });
@@ -410,14 +416,14 @@ impl State {
 
     fn abandoned(&self, myself: &ActorRef<Message>, event: Box<InboxEvent>) {
         let error = "the session stopped before it was done".to_owned();
-        let attempts = event.attempts + 1;
-        let how = if attempts >= MAX_CRASHES {
+        let how = if event.crashes + 1 >= MAX_CRASHES {
             tracing::error!(event = %event.id, "A post-call event is given up: its session failed again and again");
             Settlement::Dead { error }
         } else {
             Settlement::Retry {
-                run_at: Timestamp::now() + RETRY.delay(attempts, rand::random()),
+                run_at: Timestamp::now() + RETRY.delay(event.attempts + 1, rand::random()),
                 error,
+                cause: RetryCause::Crash,
             }
         };
         self.settle(myself, event, how);

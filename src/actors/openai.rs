@@ -343,6 +343,7 @@ impl State {
             }
             // Not a fault of the service; the whole queue waits as asked.
             Err(OpenAiError::RateLimited { retry_after }) => {
+                self.breaker.succeeded();
                 self.pause_until = retry_after.map(|wait| Instant::now() + wait.min(LONGEST_PAUSE));
             }
             Err(_) => {

@@ -148,7 +148,8 @@ impl Sessions {
     ) -> Result<Option<UniversalProfile>, SessionError> {
         let (reply, renamed) = oneshot::channel();
         self.send(caller, session::Message::Rename { name, reply });
-        Ok(renamed.await.map_err(|_| SessionError::Unavailable)??)
+        let renamed = renamed.await.map_err(|_| SessionError::Unavailable)??;
+        Ok(renamed.map(|r| r.profile))
     }
 
     /// Hands an event to its caller's session.

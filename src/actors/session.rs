@@ -30,10 +30,9 @@ use super::ticket::Ticket;
 use crate::domain::caller_id::CallerId;
 use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
-use crate::domain::profile::UniversalProfile;
 use crate::domain::search::{Index, MAX_INDEXED};
 use crate::metric_definitions::{Metrics, Tier, TierResult};
-use crate::store::{Archive, MemoryStore, StoreError};
+use crate::store::{Archive, MemoryStore, Renamed, RetryCause, StoreError};
 use crate::telemetry::CallerIdFormat;
 
 use change::{Change, Changed};
@@ -85,8 +84,8 @@ pub(super) enum Message {
     TaskPanicked,
 }
 
-/// The profile with its new name, or `None` if there is no such caller.
-pub(super) type RenameResult = Result<Option<UniversalProfile>, StoreError>;
+/// The caller with the new name, or `None` if there is no such caller.
+pub(super) type RenameResult = Result<Option<Renamed>, StoreError>;
 
 /// What a session is started with.
 pub(super) struct Setup {
@@ -219,9 +218,11 @@ impl State {
     /// back to the inbox, and the session ends with what is queued.
     fn refuse(&self, myself: &ActorRef<Message>, message: Message) {
         match message {
-            Message::Process(ticket) => {
-                ticket.retry("the memory store does not answer".into(), None)
-            }
+            Message::Process(ticket) => ticket.retry(
+                RetryCause::Outage,
+                "the memory store does not answer".into(),
+                None,
+            ),
             Message::GiveUp => myself.drain().unwrap_or_else(|_| myself.stop(None)),
             _ => {}
         }

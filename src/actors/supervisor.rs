@@ -86,6 +86,7 @@ impl ActorSystem {
             };
             (OpenAiClient::default(), setup)
         });
+        let greetings = openai.is_some();
         let tools = Arc::new(Tools {
             store: options.store,
             archive: options.archive.clone(),
@@ -118,6 +119,7 @@ impl ActorSystem {
                 inbox: inbox.clone(),
                 sessions: sessions.clone(),
                 archive: options.archive,
+                greetings,
                 metrics: Arc::clone(&options.metrics),
             },
         ));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::domain::backoff::Backoff;
-use crate::store::{Archive, InboxEvent, Settlement};
+use crate::store::{Archive, InboxEvent, RetryCause, Settlement};
 
 /// Before an event is tried again.
 pub(super) const RETRY: Backoff = Backoff {
@@ -61,11 +61,17 @@ impl Ticket {
 
     /// Ends the stage after a failure that passes: it is tried again, at the
     /// earliest after `at_least`.
-    pub fn retry(self, error: String, at_least: Option<Duration>) {
+    pub fn retry(self, cause: RetryCause, error: String, at_least: Option<Duration>) {
         let attempts = self.event().attempts + 1;
         let pause = RETRY.delay(attempts, rand::random());
-        let run_at = Timestamp::now() + pause.max(at_least.unwrap_or_default());
-        self.settle(Settlement::Retry { run_at, error });
+        // A server may ask for anything; nobody waits longer than the cap.
+        let asked = at_least.unwrap_or_default().min(RETRY.cap);
+        let run_at = Timestamp::now() + pause.max(asked);
+        self.settle(Settlement::Retry {
+            run_at,
+            error,
+            cause,
+        });
     }
 
     /// Gives the event back untried.

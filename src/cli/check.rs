@@ -4,12 +4,12 @@
 //! status is 0 only if every check passed.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
 use super::refuse_config;
+use crate::app::memory_store;
 use crate::clients::{ElevenLabs, ElevenLabsError, OpenAi, OpenAiError};
 use crate::config::{Config, Environment, Services};
 use crate::domain::agent_profile::AgentProfile;
@@ -17,7 +17,7 @@ use crate::domain::call_event::{Role, Turn};
 use crate::domain::greeting::Greeting;
 use crate::domain::ids::AgentId;
 use crate::domain::prompt::GreetingPrompt;
-use crate::store::{Archive, MemoryStore, SqliteDatabase, SqliteMemoryStore, StoreError};
+use crate::store::{Archive, Ledger, SqliteDatabase, SqliteLedger, StoreError};
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArguments {
@@ -205,16 +205,29 @@ async fn agent(services: &Services, id: &str) -> Outcome {
 async fn memory(services: &Services) -> Outcome {
     const REMEDY: &str = "check DATABASE_URL, PAYLOAD_STORAGE_PATH, their permissions and the free space; \
          a running service holds the database: ask its /health/ready instead";
+    const OPENMEMORY_REMEDY: &str =
+        "verify that OpenMemory is running and that OPENMEMORY_PORT and OPENMEMORY_KEY are correct";
     let failed = |e: StoreError| (e.to_string(), REMEDY);
     let database = SqliteDatabase::open(&services.database).map_err(failed)?;
-    let store: Arc<dyn MemoryStore> = Arc::new(SqliteMemoryStore::new(database.clone()));
-    let written = store.check_writable().await;
+    let ledger = SqliteLedger::new(database.clone()).check_writable().await;
+    let store = memory_store(services.openmemory.clone(), &database)
+        .map_err(|e| (e.to_string(), "check the system's TLS certificates"))?;
+    let described = store.describe().await;
+    let answers = store.check_writable().await;
     database.close().await;
-    written.map_err(failed)?;
+    ledger.map_err(failed)?;
+    answers.map_err(|e| {
+        let remedy = if services.openmemory.is_some() {
+            OPENMEMORY_REMEDY
+        } else {
+            REMEDY
+        };
+        (e.to_string(), remedy)
+    })?;
     let archive = Archive::open(&services.archive).map_err(failed)?;
     archive.check_writable().await.map_err(failed)?;
     Ok(format!(
-        "SQLite at {} and the archive at {} take writes",
+        "memories are in {described}; the database at {} and the archive at {} take writes",
         services.database.display(),
         services.archive.display()
     ))

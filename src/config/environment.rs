@@ -18,11 +18,7 @@ impl Environment {
             Ok(lines) => {
                 for line in lines {
                     let (name, value) = line.map_err(|e| match e {
-                        dotenvy::Error::LineParse(_, position) => {
-                            format!(
-                                ".env has a line that cannot be read (at its character {position})"
-                            )
-                        }
+                        dotenvy::Error::LineParse(line, _) => unreadable(&line),
                         other => format!(".env cannot be read: {other}"),
                     })?;
                     settings.insert(name, value);
@@ -54,4 +50,13 @@ impl Environment {
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
+}
+
+/// Names the setting, never its value.
+fn unreadable(line: &str) -> String {
+    let name = line.split('=').next().unwrap_or_default().trim();
+    let name: String = name.chars().take(60).collect();
+    format!(
+        ".env cannot be read at the setting {name:?}: put a value with spaces, #, $ or quotes between single quotes"
+    )
 }

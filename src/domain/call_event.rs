@@ -129,6 +129,9 @@ pub enum EventError {
     /// `data.conversation_id` is missing or unusable.
     #[error("the event names no conversation")]
     NoConversation,
+    /// A recording without `data.full_audio`.
+    #[error("the recording holds no audio")]
+    NoAudio,
     /// A transcription without `data.agent_id`.
     #[error("the event names no agent")]
     NoAgent,

@@ -54,32 +54,17 @@ pub fn personalize(
     state: Option<&ConversationState>,
     agent: Option<&AgentProfile>,
 ) -> (Recognition, Personalization) {
-    let mut variables = Map::new();
-    if let Some(agent) = agent {
-        variables.clone_from(&agent.placeholders);
-    }
-    let mut set = |key: &str, value: Option<String>| {
-        if let Some(value) = value {
-            variables.insert(key.to_owned(), Value::String(value));
-        }
-    };
-    set(
-        "user_name",
-        profile
-            .and_then(|p| p.name.as_ref())
-            .map(ToString::to_string),
-    );
+    let mut variables = Variables::declared_by(agent);
+    variables.set("user_name", name_of(profile));
     let mut greeting = None;
     if let Some(state) = state {
-        set("last_call_summary", state.conversation_summary.clone());
-        set(
+        let topics = (!state.key_topics.is_empty()).then(|| state.key_topics.join(", "));
+        variables.set("last_call_summary", state.conversation_summary.clone());
+        variables.set(
             "user_sentiment",
             state.sentiment.map(|s| s.as_str().to_owned()),
         );
-        set(
-            "key_topics",
-            (!state.key_topics.is_empty()).then(|| state.key_topics.join(", ")),
-        );
+        variables.set("key_topics", topics);
         // Stored greetings are checked already; one that could be read as a
         // template would end the call, so it is checked again where it leaves.
         greeting = state
@@ -92,18 +77,88 @@ pub fn personalize(
         (None, Some(_)) => Recognition::Profile,
         (None, None) => Recognition::Unknown,
     };
-    let permitted = agent.is_none_or(|a| a.first_message_override);
-    if !permitted {
-        set("next_greeting", greeting.take());
+    (recognition, answer(variables, greeting, agent))
+}
+
+/// Answers a ring as the legacy system did, from a single tier: who the
+/// caller is, and a first message with the agent's own name (guide, "Rollback
+/// Plan"). What was said is still told only to the agent it was said to.
+#[must_use]
+pub fn personalize_single_tier(
+    profile: Option<&UniversalProfile>,
+    state: Option<&ConversationState>,
+    agent: Option<&AgentProfile>,
+) -> (Recognition, Personalization) {
+    let mut variables = Variables::declared_by(agent);
+    let name = name_of(profile);
+    variables.set("user_name", name.clone());
+    variables.set("user_profile_summary", profile.map(summary));
+    variables.set(
+        "last_call_summary",
+        state.and_then(|s| s.conversation_summary.clone()),
+    );
+    let greeting = name.map(|name| match agent.and_then(|a| a.name.as_deref()) {
+        Some(agent) => format!("Hello {name}, this is {agent}. How can I help you today?"),
+        None => format!("Hello {name}, good to hear from you again. How can I help you today?"),
+    });
+    let recognition = if profile.is_some() {
+        Recognition::Profile
+    } else {
+        Recognition::Unknown
+    };
+    let speakable = greeting.filter(|g| !g.contains("{{"));
+    (recognition, answer(variables, speakable, agent))
+}
+
+fn name_of(profile: Option<&UniversalProfile>) -> Option<String> {
+    profile
+        .and_then(|p| p.name.as_ref())
+        .map(ToString::to_string)
+}
+
+fn summary(profile: &UniversalProfile) -> String {
+    let who = profile.name.as_ref().map_or("The caller", |n| n.as_str());
+    let times = match profile.total_interactions {
+        1 => "once".to_owned(),
+        n => format!("{n} times"),
+    };
+    format!(
+        "{who} has called {times} since {}.",
+        profile.first_seen.strftime("%Y-%m-%d")
+    )
+}
+
+/// Dynamic variables, beginning with the agent's own placeholders.
+struct Variables(Map<String, Value>);
+
+impl Variables {
+    fn declared_by(agent: Option<&AgentProfile>) -> Self {
+        Self(agent.map(|a| a.placeholders.clone()).unwrap_or_default())
     }
-    let answer = Personalization {
+
+    fn set(&mut self, key: &str, value: Option<String>) {
+        if let Some(value) = value {
+            self.0.insert(key.to_owned(), Value::String(value));
+        }
+    }
+}
+
+/// With the greeting as an override if the agent permits that, else as a variable.
+fn answer(
+    mut variables: Variables,
+    mut greeting: Option<String>,
+    agent: Option<&AgentProfile>,
+) -> Personalization {
+    if agent.is_some_and(|a| !a.first_message_override) {
+        variables.set("next_greeting", greeting.take());
+    }
+    Personalization {
         kind: "conversation_initiation_client_data",
-        dynamic_variables: variables,
+        dynamic_variables: variables.0,
         conversation_config_override: greeting.map(|first_message| ConfigOverride {
             agent: AgentOverride { first_message },
         }),
-    };
-    (recognition, answer)
+    }
 }
 
 #[cfg(test)]
@@ -207,6 +262,30 @@ mod tests {
         assert_eq!(answer.conversation_config_override, None);
         assert_eq!(answer.dynamic_variables["next_greeting"], "Hi!");
         assert_eq!(answer.dynamic_variables["user_name"], "there");
+    }
+
+    #[test]
+    fn a_single_tier_greets_with_the_agents_own_name() {
+        let margaret = AgentProfile {
+            name: Some("Margaret".into()),
+            first_message_override: true,
+            ..AgentProfile::default()
+        };
+        let known = profile(Some("Nora"));
+        let (_, answer) =
+            personalize_single_tier(Some(&known), Some(&state(Some("Hi!"))), Some(&margaret));
+        assert_eq!(
+            serde_json::to_value(answer).unwrap(),
+            json!({
+                "type": "conversation_initiation_client_data",
+                "dynamic_variables": {"user_name": "Nora", "last_call_summary": "Nora plans a bed.",
+                    "user_profile_summary": "Nora has called once since 1970-01-01."},
+                "conversation_config_override": {"agent": {
+                    "first_message": "Hello Nora, this is Margaret. How can I help you today?"}},
+            })
+        );
+        let (_, unnamed) = personalize_single_tier(Some(&profile(None)), None, Some(&margaret));
+        assert_eq!(unnamed.conversation_config_override, None);
     }
 
     #[test]

@@ -93,6 +93,20 @@ impl ConversationState {
         self.greeted_from.is_none_or(|known| known <= call)
     }
 
+    /// Drops the greeting and summary if they speak `name`, which was wrong.
+    /// True if there was something to drop.
+    pub fn forget_name(&mut self, name: &CallerName) -> bool {
+        let first = name.as_str().split(' ').next().unwrap_or_default();
+        let mut dropped = false;
+        for text in [&mut self.next_greeting, &mut self.conversation_summary] {
+            if text.as_ref().is_some_and(|t| t.contains(first)) {
+                *text = None;
+                dropped = true;
+            }
+        }
+        dropped
+    }
+
     /// The state with a new greeting, or `None` if it is older than the present one.
     #[must_use]
     pub fn with_greeting(&self, greeting: &Greeting, call: CallOrder) -> Option<Self> {

@@ -18,7 +18,9 @@ use crate::actors::Published;
 use crate::domain::agent_profile::AgentProfile;
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::AgentId;
-use crate::domain::personalization::{Personalization, Recognition, personalize};
+use crate::domain::personalization::{
+    Personalization, Recognition, personalize, personalize_single_tier,
+};
 use crate::metric_definitions::RingOutcome;
 
 /// What ElevenLabs sends; `called_number`, `call_sid` and others are not needed.
@@ -77,7 +79,7 @@ async fn ring(
         return (RingOutcome::Error, defaults());
     };
     match timeout(state.client_data_deadline, state.sessions.open(caller)).await {
-        Ok(Ok(published)) => recognise(&published, agent, profile.as_ref(), &shown),
+        Ok(Ok(published)) => recognise(state.two_tier, &published, agent, profile.as_ref(), &shown),
         Ok(Err(error)) => {
             tracing::error!(%error, "{shown} is not recognised - using agent defaults");
             (RingOutcome::Error, defaults())
@@ -90,13 +92,19 @@ async fn ring(
 }
 
 fn recognise(
+    two_tier: bool,
     published: &Published,
     agent: &AgentId,
     profile: Option<&Arc<AgentProfile>>,
     shown: &impl std::fmt::Display,
 ) -> (RingOutcome, Personalization) {
     let view = published.view();
-    let (recognition, answer) = personalize(
+    let answer_from = if two_tier {
+        personalize
+    } else {
+        personalize_single_tier
+    };
+    let (recognition, answer) = answer_from(
         view.profile.as_ref(),
         view.states.get(agent),
         profile.map(Arc::as_ref),
@@ -111,6 +119,7 @@ fn recognise(
             RingOutcome::Profile
         }
         Recognition::Unknown => {
+            tracing::info!("No universal profile found for {shown}");
             tracing::info!("New caller {shown} - using agent defaults");
             RingOutcome::NewCaller
         }

@@ -190,7 +190,9 @@ async fn check(work: impl Future<Output = Result<(), StoreError>>) -> Result<(),
 }
 
 async fn ready(state: &OpsState) -> Response {
-    let (ledger, store, archive) = tokio::join!(
+    let described = async { timeout(CHECK_TIMEOUT, state.store.describe()).await.ok() };
+    let (described, ledger, store, archive) = tokio::join!(
+        described,
         check(state.ledger.check_writable()),
         check(state.store.check_writable()),
         check(state.archive.check_writable()),
@@ -217,7 +219,10 @@ async fn ready(state: &OpsState) -> Response {
         })
         .collect();
     let status = if ready { "ready" } else { "not ready" };
-    error::ready(ready, &json!({"status": status, "checks": checks}))
+    error::ready(
+        ready,
+        &json!({"status": status, "memory": described, "checks": checks}),
+    )
 }
 
 fn parse_caller(id: &str) -> Result<CallerId, ApiError> {

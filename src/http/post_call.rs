@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::{self, ApiError, Response};
 use super::signature::{SignatureError, Verifier};
@@ -26,6 +26,16 @@ use crate::store::{Accepted, Archive, AudioSpool, NewEvent, StoreError};
 const BODY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long the sender may pause within a body.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(15);
+/// A body that is slower than this, in bytes a second, after its first
+/// seconds: a sender without the key could otherwise hold a place for long.
+const SLOWEST: u64 = 16 * 1024;
+/// See [`SLOWEST`].
+const SLOW_START: Duration = Duration::from_secs(5);
+/// A body up to this size, in bytes, needs no place: however many trickle in,
+/// the ordinary event passes.
+const SMALL_BODY: usize = 64 * 1024;
+/// How long a larger body waits for a place.
+const PLACE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Audio is written to disk in portions of this size, in bytes.
 const AUDIO_PORTION: usize = 256 * 1024;
 /// Up to this size the JSON of a body is not counted against the budget, in bytes.
@@ -69,10 +79,6 @@ where
         now,
     )
     .inspect_err(|error| tracing::warn!(%error, "post-call webhook refused"))?;
-    let _permit = shared
-        .post_calls
-        .try_acquire()
-        .map_err(|_| ApiError::Unavailable("too many post-call events at once"))?;
     let received = read(shared, verifier, body).await?;
     take(state, received, now).await
 }
@@ -98,8 +104,14 @@ where
         pool: Arc::clone(&shared.body_budget),
         taken: None,
     };
+    let mut disk = Budget {
+        pool: Arc::clone(&shared.audio_budget),
+        taken: None,
+    };
+    let mut place = None;
     let mut total = 0;
-    let end = Instant::now() + BODY_TIMEOUT;
+    let start = Instant::now();
+    let end = start + BODY_TIMEOUT;
     loop {
         let chunk_end = end.min(Instant::now() + CHUNK_TIMEOUT);
         let Some(chunk) = timeout_at(chunk_end, body.next())
@@ -114,9 +126,19 @@ where
         if total > limit {
             return Err(ApiError::TooLarge { limit });
         }
+        let slow_after = SLOW_START + Duration::from_secs(total as u64 / SLOWEST);
+        if start.elapsed() > slow_after {
+            return Err(ApiError::TooSlow);
+        }
+        if total > SMALL_BODY && place.is_none() {
+            let permit = timeout(PLACE_TIMEOUT, shared.post_calls.acquire()).await;
+            let busy = ApiError::Unavailable("too many large post-call events at once");
+            place = Some(permit.map_err(|_| busy)?.map_err(|_| ApiError::Internal)?);
+        }
         verifier.update(&chunk);
         splitter.push(&chunk, |bytes| audio.pending.extend_from_slice(bytes));
         budget.cover(splitter.envelope_len())?;
+        disk.cover(total - splitter.envelope_len())?;
         if audio.pending.len() >= AUDIO_PORTION {
             audio.flush(&shared.state.archive).await?;
         }
@@ -139,6 +161,10 @@ struct Audio {
 }
 
 impl Audio {
+    fn is_empty(&self) -> bool {
+        self.spool.is_none() && self.pending.is_empty()
+    }
+
     async fn flush(&mut self, archive: &Archive) -> Result<(), StoreError> {
         let spool = match self.spool.take() {
             Some(spool) => spool,
@@ -166,7 +192,7 @@ impl Audio {
     }
 }
 
-/// Memory for JSON, shared by all bodies under way.
+/// Memory for JSON, or disk for recordings, shared by all bodies under way.
 struct Budget {
     pool: Arc<Semaphore>,
     taken: Option<OwnedSemaphorePermit>,
@@ -229,6 +255,11 @@ async fn take(
         }
     };
     let (key, caller, started_at, caller_spoke) = match event {
+        // Nothing to put in place of a recording that may be there already.
+        CallEvent::Audio(_) if audio.is_empty() => {
+            let error = EventError::NoAudio;
+            return keep_unknown(state, envelope.bytes, &error, now).await;
+        }
         CallEvent::Audio(key) => {
             state
                 .archive

@@ -199,6 +199,7 @@ fn write_whole(
     write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
 ) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
+    let is_new = !folder.exists();
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -213,7 +214,11 @@ fn write_whole(
         .and_then(|file| file.sync_all())
         .and_then(|()| std::fs::rename(part, path))
         // The name is durable only when its folder is.
-        .and_then(|()| File::open(folder)?.sync_all());
+        .and_then(|()| File::open(folder)?.sync_all())
+        .and_then(|()| match folder.parent() {
+            Some(root) if is_new => File::open(root)?.sync_all(),
+            _ => Ok(()),
+        });
     if written.is_err() {
         let _ = std::fs::remove_file(part);
     }

@@ -23,7 +23,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use rustc_hash::{FxBuildHasher, FxHashSet};
 use tokio::sync::{Mutex, MutexGuard, RwLock, Semaphore};
 
-use super::{Greeted, Learned, MemoryStore, NewGreeting, RecordIndex, Result, StoreError};
+use super::{Greeted, Learned, MemoryStore, NewGreeting, RecordIndex, Renamed, Result, StoreError};
 use crate::clients::{Added, Generation, OpenMemory, OpenMemoryError, Record};
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::AgentId;
@@ -464,11 +464,7 @@ impl MemoryStore for OpenMemoryStore {
         }))
     }
 
-    async fn rename(
-        &self,
-        caller: &CallerId,
-        name: &CallerName,
-    ) -> Result<Option<UniversalProfile>> {
+    async fn rename(&self, caller: &CallerId, name: &CallerName) -> Result<Option<Renamed>> {
         let _lock = self.lock(caller).await;
         let found = self
             .profile_record(caller)
@@ -481,10 +477,36 @@ impl MemoryStore for OpenMemoryStore {
         else {
             return Ok(None);
         };
-        record.name = Some(name.clone());
-        let profile = record.profile();
+        let old = record.name.replace(name.clone());
+        let agents: Vec<AgentId> = record
+            .agents
+            .iter()
+            .filter_map(|a| AgentId::parse(a).ok())
+            .collect();
+        let profile = record
+            .profile()
+            .ok_or_else(|| StoreError::Corrupt("a profile has no caller".into()))?;
         self.update(&id, &Metadata::Profile(record)).await?;
-        Ok(profile)
+        let mut states = Vec::new();
+        for agent in agents {
+            let Some(found) = self.state_record(caller, &agent).await? else {
+                continue;
+            };
+            let mut state = found.value.state();
+            if old
+                .as_ref()
+                .is_some_and(|old| old != name && state.forget_name(old))
+            {
+                let learned = found.value.learned;
+                let record = StateRecord {
+                    learned,
+                    ..StateRecord::new(caller, &agent, &state)
+                };
+                self.save_state(Some(found.id), record).await?;
+            }
+            states.push((agent, state));
+        }
+        Ok(Some(Renamed { profile, states }))
     }
 
     async fn memories(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>> {

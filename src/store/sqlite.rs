@@ -15,7 +15,7 @@ mod rows;
 mod writer;
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -89,11 +89,12 @@ impl SqliteDatabase {
                 .map_err(|e| unavailable(&format!("cannot create {}", parent.display()), &e))?;
         }
         let lock_path = sibling(path, ".lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
+        // The log beside the database gets the database's permissions.
+        for file in [path, &lock_path] {
+            private_file(file)
+                .map_err(|e| unavailable(&format!("cannot open {}", file.display()), &e))?;
+        }
+        let lock = private_file(&lock_path)
             .map_err(|e| unavailable(&format!("cannot open {}", lock_path.display()), &e))?;
         lock.try_lock().map_err(|_| {
             StoreError::Unavailable(format!("{} is in use by another process", path.display()))
@@ -176,7 +177,7 @@ impl SqliteDatabase {
         self.write(|connection| {
             connection
                 .prepare_cached(
-                    "INSERT OR REPLACE INTO heartbeat (id, at) VALUES (1, unixepoch())",
+                    "INSERT OR REPLACE INTO heartbeat (id, at, ballast) VALUES (1, unixepoch(), zeroblob(131072))",
                 )?
                 .execute([])?;
             Ok(())
@@ -190,6 +191,16 @@ impl SqliteDatabase {
         self.inner.free_readers.close();
         self.inner.writer.close().await;
     }
+}
+
+/// Opens or creates a file that nobody else may read.
+fn private_file(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
 }
 
 fn sibling(path: &Path, suffix: &str) -> PathBuf {

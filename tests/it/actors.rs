@@ -14,8 +14,8 @@ use elaoms::domain::name::CallerName;
 use elaoms::domain::profile::{ConversationState, UniversalProfile};
 use elaoms::metric_definitions::Metrics;
 use elaoms::store::{
-    Archive, Greeted, Learned, Ledger, MemoryStore, NewEvent, NewGreeting, Result, SqliteDatabase,
-    SqliteLedger, SqliteMemoryStore, StoreError,
+    Archive, Greeted, Learned, Ledger, MemoryStore, NewEvent, NewGreeting, Renamed, Result,
+    SqliteDatabase, SqliteLedger, SqliteMemoryStore, StoreError,
 };
 use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -70,11 +70,7 @@ impl MemoryStore for Troubled {
     async fn store_greeting(&self, greeting: &NewGreeting) -> Result<Option<Greeted>> {
         self.store.store_greeting(greeting).await
     }
-    async fn rename(
-        &self,
-        caller: &CallerId,
-        name: &CallerName,
-    ) -> Result<Option<UniversalProfile>> {
+    async fn rename(&self, caller: &CallerId, name: &CallerName) -> Result<Option<Renamed>> {
         self.store.rename(caller, name).await
     }
     async fn memories(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>> {

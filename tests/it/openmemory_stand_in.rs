@@ -91,7 +91,7 @@ impl OpenMemoryStandIn {
         let all = path!("memory" / "all")
             .and(warp::get())
             .and(shared.clone())
-            .and(query.clone())
+            .and(query)
             .then(async |state, key, query: String| {
                 answer(state, key, move |s| s.all(&query)).await
             });

@@ -152,6 +152,14 @@ async fn names_come_from_the_caller_and_the_first_one_stays() {
         service.ring(CALLER, OTHER_AGENT).await["dynamic_variables"]["user_name"],
         "Natalja O'Neil"
     );
+    // The greeting that spoke the old name is gone.
+    assert!(
+        !service
+            .greeting(CALLER, AGENT)
+            .await
+            .unwrap_or_default()
+            .contains("Наталья")
+    );
     let refused = service
         .admin(reqwest::Method::PUT, &path)
         .json(&json!({"name": "{{x}}"}))

@@ -106,6 +106,12 @@ impl Service {
             spawn(self.folder.path(), &self.settings, &self.log).await;
     }
 
+    /// Changes a setting for the next start.
+    pub fn set(&mut self, name: &'static str, value: &str) {
+        self.settings.retain(|(n, _)| *n != name);
+        self.settings.push((name, value.to_owned()));
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

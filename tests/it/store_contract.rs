@@ -10,10 +10,10 @@ use elaoms::domain::ids::{AgentId, ConversationId};
 use elaoms::domain::learning::Learning;
 use elaoms::domain::memory::{Memory, MemoryKind};
 use elaoms::domain::name::CallerName;
-use elaoms::domain::profile::CallOrder;
+use elaoms::domain::profile::{CallOrder, ConversationState};
 use elaoms::store::{
-    Accepted, InboxEvent, Ledger, MemoryStore, NewEvent, NewGreeting, Settlement, SqliteDatabase,
-    SqliteLedger, SqliteMemoryStore, Stage,
+    Accepted, InboxEvent, Ledger, MemoryStore, NewEvent, NewGreeting, RetryCause, Settlement,
+    SqliteDatabase, SqliteLedger, SqliteMemoryStore, Stage,
 };
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -96,7 +96,7 @@ pub async fn memory_store_contract(store: Arc<dyn MemoryStore>) {
     );
     assert_eq!(
         store
-            .rename(&caller(nora), &CallerName::parse("X").unwrap())
+            .rename(&caller(nora), &CallerName::parse("Xaver").unwrap())
             .await
             .unwrap(),
         None
@@ -207,8 +207,30 @@ pub async fn memory_store_contract(store: Arc<dyn MemoryStore>) {
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(renamed.name.unwrap().as_str(), "Лена");
-    assert_eq!(renamed.total_interactions, 3);
+    assert_eq!(renamed.profile.name.unwrap().as_str(), "Лена");
+    assert_eq!(renamed.profile.total_interactions, 3);
+    assert_eq!(renamed.states.len(), 2);
+    // A greeting with the old name is not spoken any more.
+    let old = greeting("c3", nora, "a", 400, "Hello Лена, how are you?");
+    store.store_greeting(&old).await.unwrap().unwrap();
+    let corrected = CallerName::parse("Елена").unwrap();
+    let renamed = store
+        .rename(&caller(nora), &corrected)
+        .await
+        .unwrap()
+        .unwrap();
+    let state = |states: Vec<(AgentId, ConversationState)>| {
+        states
+            .into_iter()
+            .find(|(a, _)| *a == agent("a"))
+            .unwrap()
+            .1
+    };
+    assert_eq!(state(renamed.states).next_greeting, None);
+    assert_eq!(
+        state(store.conversation_states(&caller(nora)).await.unwrap()).next_greeting,
+        None
+    );
     store.check_writable().await.unwrap();
 }
 
@@ -278,6 +300,7 @@ pub async fn ledger_contract(ledger: Arc<dyn Ledger>) {
     let retry = Settlement::Retry {
         run_at: at(50),
         error: "x".into(),
+        cause: RetryCause::Outage,
     };
     ledger
         .settle(first[0].id, Stage::Learn, retry)
@@ -286,7 +309,10 @@ pub async fn ledger_contract(ledger: Arc<dyn Ledger>) {
     assert_eq!(ids(&claim(ledger, Stage::Learn, 49).await), ["c4"]);
     let again = claim(ledger, Stage::Learn, 50).await;
     assert_eq!(ids(&again), ["c4", "c1"]);
-    assert_eq!(again[1].attempts, 1);
+    assert_eq!(
+        (again[1].attempts, again[1].crashes, again[1].unusable),
+        (1, 0, 0)
+    );
 
     // Learned: the next of the caller is ready. No greeting is made while a
     // newer call of the same agent waits.
@@ -440,7 +466,7 @@ proptest! {
                 let ready = claim(&ledger, Stage::Learn, 0).await;
                 let Some(next) = ready.into_iter().next_back() else { break };
                 let how = if failures.next() == Some(true) {
-                    Settlement::Retry { run_at: at(0), error: "x".into() }
+                    Settlement::Retry { run_at: at(0), error: "x".into(), cause: RetryCause::Crash }
                 } else {
                     learned.push((next.caller.unwrap().as_str().to_owned(), next.id.0));
                     Settlement::Learned { archived: true }

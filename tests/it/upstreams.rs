@@ -229,3 +229,45 @@ async fn greetings_keep_to_the_limit_of_requests_a_minute() {
         "three of six had to wait: {took:?}"
     );
 }
+
+#[tokio::test]
+async fn greetings_that_wait_survive_a_start_without_a_key() {
+    let mut service = Service::start().await;
+    service.upstream.set_openai(OpenAi {
+        status: 503,
+        ..OpenAi::default()
+    });
+    service
+        .end_call(&call("conv_1", AGENT, CALLER).caller("I like roses."))
+        .await;
+    service.wait_for_log("OpenAI API error: 503").await;
+    service.terminate().await;
+    service.set("OPENAI_API_KEY", "");
+    service.respawn().await;
+    assert_eq!(service.greeting(CALLER, AGENT).await, None);
+    service.terminate().await;
+    service.upstream.set_openai(OpenAi::default());
+    service.set("OPENAI_API_KEY", "sk-key-for-openai-0004");
+    service.respawn().await;
+    service.wait_for_greeting(CALLER, AGENT, "roses").await;
+}
+
+#[tokio::test]
+async fn a_retry_after_of_years_does_no_harm() {
+    let service = Service::start().await;
+    service.upstream.set_openai(OpenAi {
+        status: 429,
+        headers: vec![("retry-after", "1795341600000".into())],
+        only: Some(1),
+        ..OpenAi::default()
+    });
+    service
+        .end_call(&call("conv_1", AGENT, CALLER).caller("I like roses."))
+        .await;
+    until("a scheduled retry", async || {
+        service.query(
+            "SELECT count(*) FROM inbox WHERE attempts = 1 AND run_at < (unixepoch() + 600) * 1000",
+        ) == 1
+    })
+    .await;
+}

@@ -342,3 +342,50 @@ async fn a_half_sent_header_or_body_is_cut_off() {
     );
     assert!(body.starts_with("HTTP/1.1 408"), "{body}");
 }
+
+#[tokio::test]
+async fn strangers_who_trickle_bodies_do_not_keep_events_out() {
+    let service = Service::start().await;
+    let address = service.base.strip_prefix("http://").unwrap();
+    let mut strangers = Vec::new();
+    for _ in 0..400 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let t = Timestamp::now().as_second();
+        let head = format!(
+            "POST /webhook/post-call HTTP/1.1\r\nHost: x\r\nElevenLabs-Signature: t={t},v0={}\r\nContent-Length: 90000\r\n\r\n{{",
+            "00".repeat(32)
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        strangers.push(stream);
+    }
+    service
+        .end_call_and_settle(&call("conv_1", AGENT, CALLER).caller("I like roses."))
+        .await;
+}
+
+#[tokio::test]
+async fn a_recording_without_audio_never_replaces_one() {
+    let service = Service::start().await;
+    let full = recording("conv_1", 6);
+    assert_eq!(service.post_call(full).send().await.unwrap().status(), 200);
+    let empty = json!({"type": "post_call_audio", "data": {"conversation_id": "conv_1", "full_audio": null}});
+    assert_eq!(
+        service
+            .post_call(empty.to_string().into_bytes())
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
+    assert_eq!(
+        std::fs::read(service.path("payloads/conv_1/conv_1_audio.mp3"))
+            .unwrap()
+            .len(),
+        6
+    );
+    assert_eq!(
+        service.query("SELECT count(*) FROM inbox WHERE state = 'dead'"),
+        1
+    );
+}

@@ -11,7 +11,7 @@ use crate::actors::ticket::Ticket;
 use crate::domain::learning::Learning;
 use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
-use crate::store::{Greeted, Learned, NewGreeting, Result, Settlement, StoreError};
+use crate::store::{Greeted, Learned, NewGreeting, Result, RetryCause, Settlement, StoreError};
 
 /// A change to be made.
 pub(in crate::actors) enum Change {
@@ -102,7 +102,7 @@ impl State {
                 learning,
                 result: Ok(learned),
             } => {
-                self.learned(published, ticket, learning, learned);
+                self.learned(myself, published, ticket, learning, learned);
             }
             Changed::Greeted {
                 ticket,
@@ -122,8 +122,11 @@ impl State {
                 ..
             } => store_failed(ticket, error),
             Changed::Renamed { result, reply } => {
-                if let Ok(Some(profile)) = &result {
-                    published.update(|view| view.profile = Some(profile.clone()));
+                if let Ok(Some(renamed)) = &result {
+                    published.update(|view| {
+                        view.profile = Some(renamed.profile.clone());
+                        view.states = renamed.states.iter().cloned().collect();
+                    });
                 }
                 let _ = reply.send(result);
             }
@@ -133,6 +136,7 @@ impl State {
 
     fn learned(
         &mut self,
+        myself: &ActorRef<Message>,
         published: &Published,
         ticket: Ticket,
         learning: Learning,
@@ -144,6 +148,8 @@ impl State {
         });
         if learned.applied {
             self.add_to_index(published, learning.memories);
+        } else {
+            self.reload_index(myself);
         }
         tracing::info!(
             "Updated universal profile for {}",
@@ -160,6 +166,22 @@ impl State {
             IndexState::Absent => {}
             IndexState::Loading { outdated, .. } => *outdated = true,
             IndexState::Ready => published.extend_index(memories),
+        }
+    }
+
+    /// A call that was applied earlier, without our hearing of it, has
+    /// memories that the index may lack.
+    fn reload_index(&mut self, myself: &ActorRef<Message>) {
+        match &mut self.index {
+            IndexState::Absent => {}
+            IndexState::Loading { outdated, .. } => *outdated = true,
+            IndexState::Ready => {
+                self.index = IndexState::Loading {
+                    waiting: Vec::new(),
+                    outdated: false,
+                };
+                self.read_memories(myself);
+            }
         }
     }
 
@@ -193,6 +215,6 @@ fn store_failed(ticket: Ticket, error: StoreError) {
     tracing::error!(%error, conversation = %ticket.event().key.conversation_id, "A call cannot be stored");
     match error {
         StoreError::Corrupt(error) => ticket.settle(Settlement::Dead { error }),
-        StoreError::Unavailable(error) => ticket.retry(error, None),
+        StoreError::Unavailable(error) => ticket.retry(RetryCause::Outage, error, None),
     }
 }

@@ -15,7 +15,7 @@ use crate::domain::ids::AgentId;
 use crate::domain::name;
 use crate::domain::profile::UniversalProfile;
 use crate::domain::prompt::GreetingPrompt;
-use crate::store::{NewGreeting, Settlement};
+use crate::store::{NewGreeting, RetryCause, Settlement};
 
 /// Unusable answers are paid for: so many rounds of tries, then it is given up.
 const MAX_UNUSABLE: u32 = 5;
@@ -93,12 +93,14 @@ impl State {
     }
 
     fn greeting_failed(&self, ticket: Ticket, failure: GreetingFailure) {
-        let (error, retry_after, hopeless) = match failure {
-            GreetingFailure::Unavailable { error, retry_after } => (error, retry_after, false),
-            GreetingFailure::Unusable { error } => {
-                (error, None, ticket.event().attempts + 1 >= MAX_UNUSABLE)
+        let (cause, error, retry_after) = match failure {
+            GreetingFailure::Unavailable { error, retry_after } => {
+                (RetryCause::Outage, error, retry_after)
             }
+            GreetingFailure::Unusable { error } => (RetryCause::Unusable, error, None),
         };
+        let unusable = u32::from(cause == RetryCause::Unusable) + ticket.event().unusable;
+        let hopeless = cause == RetryCause::Unusable && unusable >= MAX_UNUSABLE;
         if hopeless || ticket.is_older_than(self.tools.greeting_retry) {
             tracing::error!(
                 conversation = %ticket.event().key.conversation_id,
@@ -106,7 +108,7 @@ impl State {
             );
             ticket.settle(Settlement::Dead { error });
         } else {
-            ticket.retry(error, retry_after);
+            ticket.retry(cause, error, retry_after);
         }
     }
 }

@@ -15,8 +15,8 @@ use crate::domain::agent_profile::AgentProfile;
 use crate::domain::ids::AgentId;
 use crate::domain::profile::CallOrder;
 use crate::store::{
-    Accepted, DeadLetter, EventId, InboxEvent, InboxStats, Ledger, NewEvent, Result, Settled,
-    Settlement, Stage, StoreError, StoredAgent,
+    Accepted, DeadLetter, EventId, InboxEvent, InboxStats, Ledger, NewEvent, Result, RetryCause,
+    Settled, Settlement, Stage, StoreError, StoredAgent,
 };
 
 /// [`Ledger`] on SQLite.
@@ -129,16 +129,19 @@ impl Ledger for SqliteLedger {
     async fn agents(&self) -> Result<Vec<StoredAgent>> {
         self.0
             .read(|db| {
-                query(db, "SELECT * FROM agent_profiles", [], |row| {
+                let stored = query(db, "SELECT * FROM agent_profiles", [], |row| {
                     let profile: String = row.get("profile")?;
-                    let profile: AgentProfile =
-                        serde_json::from_str(&profile).map_err(|_| unreadable("profile"))?;
-                    Ok(StoredAgent {
+                    // A profile of another version is fetched anew.
+                    let Ok(profile) = serde_json::from_str::<AgentProfile>(&profile) else {
+                        return Ok(None);
+                    };
+                    Ok(Some(StoredAgent {
                         agent: rows::agent(row)?,
                         profile,
                         fetched_at: rows::time(row, "fetched_at")?,
-                    })
-                })
+                    }))
+                })?;
+                Ok(stored.into_iter().flatten().collect())
             })
             .await
     }
@@ -237,10 +240,17 @@ fn claim(
         .filter(|id| !busy.contains(id))
         .take(limit)
         .map(|id| {
-            let event = first(db, "SELECT * FROM inbox WHERE id = ?1", [id.0], |row| {
+            first(db, "SELECT * FROM inbox WHERE id = ?1", [id.0], |row| {
                 inbox_event(row, stage)
-            })?;
-            event.ok_or_else(|| StoreError::Corrupt("an event vanished while it was read".into()))
+            })
+        })
+        .filter_map(|event| match event {
+            // One unreadable row must not hold up the others.
+            Err(StoreError::Corrupt(error)) => {
+                tracing::error!(error, "An event in the inbox cannot be read");
+                None
+            }
+            other => other.transpose(),
         })
         .collect()
 }
@@ -259,6 +269,8 @@ fn inbox_event(row: &Row<'_>, stage: Stage) -> Result<InboxEvent> {
             arrival: id,
         },
         attempts: row.get("attempts")?,
+        crashes: row.get("crashes")?,
+        unusable: row.get("unusable")?,
         received_at: rows::time(row, "received_at")?,
         archived: row.get("archived")?,
         payload: payload.unwrap_or_default().into(),
@@ -303,11 +315,21 @@ fn settle(db: &Connection, id: EventId, stage: Stage, how: &Settlement) -> Resul
             settled.next = advance(db, id, false, *archived || event.archived)?
         }
         Settlement::Archived => settled.next = advance(db, id, false, true)?,
-        Settlement::Retry { run_at, error } => {
+        Settlement::Retry {
+            run_at,
+            error,
+            cause,
+        } => {
+            let (crashes, unusable) = match cause {
+                RetryCause::Outage => (0, 0),
+                RetryCause::Crash => (1, 0),
+                RetryCause::Unusable => (0, 1),
+            };
             db.prepare_cached(
-                "UPDATE inbox SET attempts = attempts + 1, run_at = ?2, last_error = ?3 WHERE id = ?1",
+                "UPDATE inbox SET attempts = attempts + 1, crashes = crashes + ?4,
+                     unusable = unusable + ?5, run_at = ?2, last_error = ?3 WHERE id = ?1",
             )?
-            .execute(params![id.0, millis(*run_at), error])?;
+            .execute(params![id.0, millis(*run_at), error, crashes, unusable])?;
             settled.next = Some(stage);
         }
         Settlement::Dead { error } => {
@@ -399,7 +421,7 @@ fn revive(db: &Connection, id: EventId, now: Timestamp) -> Result<bool> {
     // Back in its place in the order: behind a call that is being learned now.
     let revived = db
         .prepare_cached(
-            "UPDATE inbox SET attempts = 0, run_at = ?2, received_at = ?2, state =
+            "UPDATE inbox SET attempts = 0, crashes = 0, unusable = 0, run_at = ?2, received_at = ?2, state =
                  CASE WHEN stage = 'learn' AND EXISTS (
                      SELECT 1 FROM inbox other WHERE other.caller = inbox.caller AND other.stage = 'learn'
                          AND other.state IN ('queued', 'ready'))

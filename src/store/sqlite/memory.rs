@@ -11,7 +11,7 @@ use crate::domain::learning::Learning;
 use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
 use crate::domain::profile::{ConversationState, UniversalProfile};
-use crate::store::{Greeted, Learned, MemoryStore, NewGreeting, Result, StoreError};
+use crate::store::{Greeted, Learned, MemoryStore, NewGreeting, Renamed, Result, StoreError};
 
 /// [`MemoryStore`] on SQLite.
 #[derive(Clone)]
@@ -37,16 +37,7 @@ impl MemoryStore for SqliteMemoryStore {
         caller: &CallerId,
     ) -> Result<Vec<(AgentId, ConversationState)>> {
         let caller = caller.clone();
-        self.0
-            .read(move |db| {
-                query(
-                    db,
-                    "SELECT * FROM conversation_states WHERE caller = ?1",
-                    [caller.as_str()],
-                    |row| Ok((rows::agent(row)?, rows::state(row)?)),
-                )
-            })
-            .await
+        self.0.read(move |db| states_of(db, &caller)).await
     }
 
     async fn learn(&self, learning: &Learning) -> Result<Learned> {
@@ -59,19 +50,9 @@ impl MemoryStore for SqliteMemoryStore {
         self.0.write(move |db| store_greeting(db, &greeting)).await
     }
 
-    async fn rename(
-        &self,
-        caller: &CallerId,
-        name: &CallerName,
-    ) -> Result<Option<UniversalProfile>> {
+    async fn rename(&self, caller: &CallerId, name: &CallerName) -> Result<Option<Renamed>> {
         let (caller, name) = (caller.clone(), name.clone());
-        self.0
-            .write(move |db| {
-                db.prepare_cached("UPDATE callers SET name = ?2 WHERE caller = ?1")?
-                    .execute([caller.as_str(), name.as_str()])?;
-                profile_of(db, &caller)
-            })
-            .await
+        self.0.write(move |db| rename(db, &caller, &name)).await
     }
 
     async fn memories(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>> {
@@ -103,6 +84,31 @@ fn profile_of(db: &Connection, caller: &CallerId) -> Result<Option<UniversalProf
         [caller.as_str()],
         rows::profile,
     )
+}
+
+fn states_of(db: &Connection, caller: &CallerId) -> Result<Vec<(AgentId, ConversationState)>> {
+    let sql = "SELECT * FROM conversation_states WHERE caller = ?1";
+    query(db, sql, [caller.as_str()], |row| {
+        Ok((rows::agent(row)?, rows::state(row)?))
+    })
+}
+
+fn rename(db: &Connection, caller: &CallerId, name: &CallerName) -> Result<Option<Renamed>> {
+    let Some(mut profile) = profile_of(db, caller)? else {
+        return Ok(None);
+    };
+    let old = profile.name.replace(name.clone());
+    save_profile(db, &profile)?;
+    let mut states = states_of(db, caller)?;
+    for (agent, state) in &mut states {
+        if old
+            .as_ref()
+            .is_some_and(|old| old != name && state.forget_name(old))
+        {
+            save_state(db, caller, agent, state)?;
+        }
+    }
+    Ok(Some(Renamed { profile, states }))
 }
 
 fn state_of(

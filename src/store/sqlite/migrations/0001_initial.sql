@@ -56,7 +56,9 @@ CREATE TABLE inbox (
     stage           TEXT NOT NULL CHECK (stage IN ('learn', 'greet', 'archive')),
     -- queued: behind an older event of the same caller that is not learned yet
     state           TEXT NOT NULL CHECK (state IN ('queued', 'ready', 'done', 'dead')),
-    attempts        INTEGER NOT NULL DEFAULT 0,
+    attempts        INTEGER NOT NULL DEFAULT 0, -- in this stage, for whatever cause
+    crashes         INTEGER NOT NULL DEFAULT 0,
+    unusable        INTEGER NOT NULL DEFAULT 0,
     run_at          INTEGER NOT NULL,
     received_at     INTEGER NOT NULL,
     archived        INTEGER NOT NULL DEFAULT 0,
@@ -78,8 +80,9 @@ CREATE TABLE agent_profiles (
 
 -- Written to prove that writing works.
 CREATE TABLE heartbeat (
-    id INTEGER PRIMARY KEY CHECK (id = 1),
-    at INTEGER NOT NULL
+    id      INTEGER PRIMARY KEY CHECK (id = 1),
+    at      INTEGER NOT NULL,
+    ballast BLOB NOT NULL -- as large as an event, so that a full disk is noticed
 ) STRICT;
 
 -- Where records are in an OpenMemory that cannot be asked by user.
