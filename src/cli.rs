@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod migrate;
 mod serve;
 
 use std::process::ExitCode;
@@ -27,6 +28,8 @@ enum Command {
     Demo(demo::DemoArguments),
     /// Try the configured services for real.
     Check(check::CheckArguments),
+    /// Turn legacy profiles into Tier 1, or copy everything to another store.
+    Migrate(migrate::MigrateArguments),
 }
 
 /// Runs the program.
@@ -48,6 +51,7 @@ pub fn run() -> ExitCode {
             Command::Serve => serve::run().await,
             Command::Demo(arguments) => demo::run(arguments).await,
             Command::Check(arguments) => check::run(arguments).await,
+            Command::Migrate(arguments) => migrate::run(arguments).await,
         }
     })
 }

@@ -14,6 +14,7 @@ pub mod envelope;
 pub mod greeting;
 pub mod ids;
 pub mod learning;
+pub mod legacy;
 pub mod memory;
 pub mod name;
 pub mod personalization;

@@ -14,6 +14,8 @@ use std::fmt;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use rustc_hash::FxHashSet;
+use sha2::{Digest, Sha256};
 
 use crate::domain::agent_profile::AgentProfile;
 use crate::domain::call_event::EventKey;
@@ -326,6 +328,60 @@ pub struct Renamed {
     pub states: Vec<(AgentId, ConversationState)>,
 }
 
+/// Everything of one caller.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CallerExport {
+    /// Tier 1.
+    pub profile: UniversalProfile,
+    /// Tier 2, in the order of the agents.
+    pub states: Vec<(AgentId, ConversationState)>,
+    /// Memories, in the order in which they were learned.
+    pub memories: Vec<Memory>,
+    /// Marks of the calls learned (see [`call_mark`]), so that a redelivered
+    /// call does not count again elsewhere.
+    pub learned: Vec<String>,
+}
+
+impl CallerExport {
+    /// Without the memories that `other` does not have. A target may hold more:
+    /// what the legacy system left, or calls of its own.
+    pub fn keep_memories_of(&mut self, other: &Self) {
+        let wanted: FxHashSet<(&ConversationId, u32)> = other
+            .memories
+            .iter()
+            .map(|m| (&m.conversation_id, m.ordinal))
+            .collect();
+        self.memories
+            .retain(|m| wanted.contains(&(&m.conversation_id, m.ordinal)));
+    }
+
+    /// A checksum over all that counts: not the sector, which a store may
+    /// choose itself, nor the marks, of which a store may keep the newest only.
+    #[must_use]
+    pub fn checksum(&self) -> String {
+        let mut copy = self.clone();
+        copy.learned.clear();
+        copy.states.sort_by(|(a, _), (b, _)| a.cmp(b));
+        copy.memories
+            .sort_by(|a, b| (&a.conversation_id, a.ordinal).cmp(&(&b.conversation_id, b.ordinal)));
+        for memory in &mut copy.memories {
+            memory.sector = memory.kind.sector();
+        }
+        let mut hash = Sha256::new();
+        // The debug form names every field; caller ids in it are masked, so
+        // the caller is added.
+        hash.update(copy.profile.phone_number.as_str());
+        hash.update(format!("{copy:?}"));
+        hex::encode(hash.finalize())
+    }
+}
+
+/// A short stand-in for a conversation id.
+#[must_use]
+pub fn call_mark(conversation: &ConversationId) -> String {
+    hex::encode(&Sha256::digest(conversation.as_str())[..8])
+}
+
 /// Both tiers and the memories of callers.
 #[async_trait]
 pub trait MemoryStore: Send + Sync + 'static {
@@ -351,6 +407,17 @@ pub trait MemoryStore: Send + Sync + 'static {
 
     /// A caller's memories in the order in which they were learned, the newest `limit`.
     async fn memories(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>>;
+
+    /// Every caller with a profile, in order.
+    async fn callers(&self) -> Result<Vec<CallerId>>;
+
+    /// Everything of a caller, to be copied elsewhere. `None` if there is no
+    /// such caller.
+    async fn export(&self, caller: &CallerId) -> Result<Option<CallerExport>>;
+
+    /// Takes everything of a caller from elsewhere. Tiers are replaced,
+    /// memories that are there already stay; asked twice, nothing changes.
+    async fn import(&self, export: &CallerExport) -> Result<()>;
 
     /// Proves, as far as that does no harm, that writing works.
     async fn check_writable(&self) -> Result<()>;

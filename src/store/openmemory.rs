@@ -13,6 +13,7 @@
 //!   which can be rebuilt from the server.
 
 mod find;
+mod legacy;
 mod records;
 
 use std::hash::BuildHasher;
@@ -23,7 +24,10 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use rustc_hash::{FxBuildHasher, FxHashSet};
 use tokio::sync::{Mutex, MutexGuard, RwLock, Semaphore};
 
-use super::{Greeted, Learned, MemoryStore, NewGreeting, RecordIndex, Renamed, Result, StoreError};
+use super::{
+    CallerExport, Greeted, Learned, MemoryStore, NewGreeting, RecordIndex, Renamed, Result,
+    StoreError, call_mark,
+};
 use crate::clients::{Added, Generation, OpenMemory, OpenMemoryError, Record};
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::AgentId;
@@ -32,8 +36,8 @@ use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
 use crate::domain::profile::{ConversationState, UniversalProfile};
 use records::{
-    MemoryRecord, Metadata, ProfileRecord, StateRecord, call_mark, content, legacy_memory,
-    memories_key, note, profile_key, state_key,
+    MemoryRecord, Metadata, ProfileRecord, StateRecord, content, legacy_memory, memories_key, note,
+    profile_key, state_key,
 };
 
 /// Changes of one caller exclude each other; callers share so many locks.
@@ -222,24 +226,9 @@ impl OpenMemoryStore {
                 Ok(false)
             }
             None => {
-                let provisional = ProfileRecord {
-                    key: profile_key(caller),
-                    caller: caller.as_str().to_owned(),
-                    name: None,
-                    first_seen: learning.started_at,
-                    total_interactions: 0,
-                    agents: Vec::new(),
-                    learned: Vec::new(),
-                    pending: vec![mark.to_owned()],
-                    provisional: true,
-                };
-                let key = provisional.key.clone();
-                self.add(
-                    &Metadata::Profile(provisional),
-                    "Universal caller profile",
-                    &key,
-                )
-                .await?;
+                let mut provisional = ProfileRecord::new(caller, learning.started_at);
+                provisional.pending.push(mark.to_owned());
+                self.save_profile(None, provisional).await?;
                 Ok(false)
             }
         }
@@ -267,6 +256,15 @@ impl OpenMemoryStore {
             }
         }
         Ok(())
+    }
+
+    async fn save_profile(&self, id: Option<String>, record: ProfileRecord) -> Result<()> {
+        if let Some(id) = id {
+            return self.update(&id, &Metadata::Profile(record)).await;
+        }
+        let key = record.key.clone();
+        self.add(&Metadata::Profile(record), "Universal caller profile", &key)
+            .await
     }
 
     async fn save_state(&self, id: Option<String>, record: StateRecord) -> Result<()> {
@@ -511,6 +509,82 @@ impl MemoryStore for OpenMemoryStore {
 
     async fn memories(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>> {
         self.all_memories(caller, limit).await
+    }
+
+    async fn callers(&self) -> Result<Vec<CallerId>> {
+        let mut callers: Vec<CallerId> = Vec::new();
+        self.each_page(|page| {
+            callers.extend(
+                page.iter()
+                    .filter_map(|record| match Metadata::of(record)? {
+                        Metadata::Profile(profile) if !profile.provisional => {
+                            CallerId::parse(&profile.caller).ok()
+                        }
+                        _ => None,
+                    }),
+            );
+        })
+        .await?;
+        callers.sort_unstable();
+        callers.dedup();
+        Ok(callers)
+    }
+
+    async fn export(&self, caller: &CallerId) -> Result<Option<CallerExport>> {
+        let Some(found) = self
+            .profile_record(caller)
+            .await?
+            .filter(|f| !f.value.provisional)
+        else {
+            return Ok(None);
+        };
+        let profile = found
+            .value
+            .profile()
+            .ok_or_else(|| StoreError::Corrupt("a profile has no caller".into()))?;
+        let mut states = self.conversation_states(caller).await?;
+        states.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let memories = self.all_memories(caller, usize::MAX).await?;
+        Ok(Some(CallerExport {
+            profile,
+            states,
+            memories,
+            learned: found.value.learned,
+        }))
+    }
+
+    async fn import(&self, export: &CallerExport) -> Result<()> {
+        let caller = &export.profile.phone_number;
+        let _lock = self.lock(caller).await;
+        self.settle_uncertain(caller).await?;
+        self.note_uncertain(caller).await?;
+        self.add_memories(caller, &export.memories, true).await?;
+        for (agent, state) in &export.states {
+            let found = self.state_record(caller, agent).await?;
+            let (id, learned) = found.map(|f| (f.id, f.value.learned)).unzip();
+            let learned = learned.unwrap_or_default();
+            let record = StateRecord {
+                learned,
+                ..StateRecord::new(caller, agent, state)
+            };
+            self.save_state(id, record).await?;
+        }
+        let known = self.profile_record(caller).await?;
+        let (id, mut record) = match known {
+            Some(found) => (Some(found.id), found.value),
+            None => (None, ProfileRecord::new(caller, export.profile.first_seen)),
+        };
+        record.set(&export.profile);
+        for mark in &export.learned {
+            note(&mut record.learned, mark);
+        }
+        for (agent, _) in &export.states {
+            if !record.agents.iter().any(|a| a == agent.as_str()) {
+                record.agents.push(agent.to_string());
+            }
+        }
+        self.save_profile(id, record).await?;
+        self.forget_uncertain(caller).await
     }
 
     /// Asks only: a record written to prove that writing works would stay.

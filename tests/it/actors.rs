@@ -14,8 +14,8 @@ use elaoms::domain::name::CallerName;
 use elaoms::domain::profile::{ConversationState, UniversalProfile};
 use elaoms::metric_definitions::Metrics;
 use elaoms::store::{
-    Archive, Greeted, Learned, Ledger, MemoryStore, NewEvent, NewGreeting, Renamed, Result,
-    SqliteDatabase, SqliteLedger, SqliteMemoryStore, StoreError,
+    Archive, CallerExport, Greeted, Learned, Ledger, MemoryStore, NewEvent, NewGreeting, Renamed,
+    Result, SqliteDatabase, SqliteLedger, SqliteMemoryStore, StoreError,
 };
 use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -79,6 +79,15 @@ impl MemoryStore for Troubled {
     }
     async fn check_writable(&self) -> Result<()> {
         self.store.check_writable().await
+    }
+    async fn callers(&self) -> Result<Vec<CallerId>> {
+        self.store.callers().await
+    }
+    async fn export(&self, caller: &CallerId) -> Result<Option<CallerExport>> {
+        self.store.export(caller).await
+    }
+    async fn import(&self, export: &CallerExport) -> Result<()> {
+        self.store.import(export).await
     }
     async fn describe(&self) -> String {
         self.store.describe().await

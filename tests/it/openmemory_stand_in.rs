@@ -7,6 +7,7 @@
 //! are shortened, metadata is not; salience is OpenMemory's own; lists come
 //! newest first; the second generation refuses a foreign `user_id`.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -30,7 +31,6 @@ struct Stored {
     id: String,
     user: String,
     content: String,
-    simhash: u32,
     metadata: Value,
     tags: Value,
     created_at: i64,
@@ -54,6 +54,8 @@ pub enum Trouble {
 pub struct State {
     generation: Generation,
     records: Vec<Stored>,
+    by_simhash: HashMap<u32, usize>,
+    by_user: HashMap<String, Vec<usize>>,
     pub trouble: Trouble,
     pub requests: u64,
     additions: u64,
@@ -71,6 +73,8 @@ impl OpenMemoryStandIn {
         let state = State {
             generation,
             records: Vec::new(),
+            by_simhash: HashMap::new(),
+            by_user: HashMap::new(),
             trouble: Trouble::None,
             requests: 0,
             additions: 0,
@@ -147,21 +151,15 @@ impl OpenMemoryStandIn {
         self.state.lock().unwrap().records.len()
     }
 
-    /// Puts a record of the legacy system in place.
+    /// Puts a record of the legacy system in place, as if none had looked like it.
     pub fn add_legacy(&self, user: &str, content: &str, metadata: Value) {
         let mut state = self.state.lock().unwrap();
-        let body = json!({"content": content, "metadata": metadata});
         let user = if state.generation == Generation::First {
             user
         } else {
             TENANT
         };
-        let (status, answer) = state.store(&body, user);
-        assert_eq!(
-            (status, &answer["deduplicated"]),
-            (200, &Value::Null),
-            "{content}"
-        );
+        state.push(content, user, metadata, json!([]));
     }
 }
 
@@ -229,30 +227,45 @@ impl State {
     fn store(&mut self, body: &Value, user: &str) -> Answer {
         let content = body["content"].as_str().unwrap();
         let simhash = simhash(content);
-        if let Some(other) = self.records.iter().find(|r| r.simhash == simhash) {
+        if let Some(other) = self.by_simhash.get(&simhash).map(|i| &self.records[*i]) {
             return (
                 200,
                 json!({"id": other.id, "primary_sector": "semantic", "sectors": ["semantic"], "deduplicated": true}),
             );
         }
-        let id = format!("00000000-0000-4000-8000-{:012}", self.records.len());
-        self.records.push(Stored {
-            id: id.clone(),
-            user: user.to_owned(),
-            content: content.chars().take(200).collect(),
-            simhash,
-            metadata: body["metadata"].clone(),
-            tags: body["tags"].clone(),
-            created_at: Timestamp::now().as_millisecond(),
-        });
+        let id = self.push(
+            content,
+            user,
+            body["metadata"].clone(),
+            body["tags"].clone(),
+        );
         (
             200,
             json!({"id": id, "primary_sector": "semantic", "sectors": ["semantic"], "chunks": 1}),
         )
     }
 
+    fn push(&mut self, content: &str, user: &str, metadata: Value, tags: Value) -> String {
+        let position = self.records.len();
+        let id = format!("00000000-0000-4000-8000-{position:012}");
+        self.by_simhash.entry(simhash(content)).or_insert(position);
+        self.by_user
+            .entry(user.to_owned())
+            .or_default()
+            .push(position);
+        self.records.push(Stored {
+            id: id.clone(),
+            user: user.to_owned(),
+            content: content.chars().take(200).collect(),
+            metadata,
+            tags,
+            created_at: Timestamp::now().as_millisecond(),
+        });
+        id
+    }
+
     fn get(&self, id: &str) -> Answer {
-        match self.records.iter().find(|r| r.id == id) {
+        match position_of(id).and_then(|i| self.records.get(i)) {
             Some(record) => (200, shown(record)),
             None => (404, json!({"err": "nf"})),
         }
@@ -262,7 +275,7 @@ impl State {
         if let Err(refusal) = self.user_of(body["user_id"].as_str()) {
             return refusal;
         }
-        let Some(record) = self.records.iter_mut().find(|r| r.id == id) else {
+        let Some(record) = position_of(id).and_then(|i| self.records.get_mut(i)) else {
             return (404, json!({"err": "nf"}));
         };
         if !body["metadata"].is_null() {
@@ -275,9 +288,10 @@ impl State {
         let given = parameter(query, "user_id");
         match self.user_of(given.as_deref()) {
             Ok(_) if given.is_none() && self.generation == Generation::First => {
-                (200, json!({"items": self.page(query, |_| true)}))
+                let everything = (0..self.records.len()).rev();
+                (200, json!({"items": self.page(query, everything)}))
             }
-            Ok(user) => (200, json!({"items": self.page(query, |r| r.user == user)})),
+            Ok(user) => (200, json!({"items": self.page_of(&user, query)})),
             Err(refusal) => refusal,
         }
     }
@@ -288,24 +302,34 @@ impl State {
         match self.user_of(Some(&user)) {
             Ok(user) => (
                 200,
-                json!({"user_id": user, "items": self.page(query, |r| r.user == user)}),
+                json!({"user_id": user, "items": self.page_of(&user, query)}),
             ),
             Err(refusal) => refusal,
         }
     }
 
-    fn page(&self, query: &str, wanted: impl Fn(&Stored) -> bool) -> Vec<Value> {
+    fn page_of(&self, user: &str, query: &str) -> Vec<Value> {
+        let positions = self
+            .by_user
+            .get(user)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        self.page(query, positions.iter().rev().copied())
+    }
+
+    fn page(&self, query: &str, newest_first: impl Iterator<Item = usize>) -> Vec<Value> {
         let number = |name, default| parameter(query, name).map_or(default, |n| n.parse().unwrap());
         let (limit, offset) = (number("l", 100), number("u", 0));
-        self.records
-            .iter()
-            .rev()
-            .filter(|r| wanted(r))
+        newest_first
             .skip(offset)
             .take(limit)
-            .map(shown)
+            .map(|i| shown(&self.records[i]))
             .collect()
     }
+}
+
+fn position_of(id: &str) -> Option<usize> {
+    id.rsplit('-').next()?.parse().ok()
 }
 
 fn shown(record: &Stored) -> Value {

@@ -112,6 +112,29 @@ impl Service {
         self.settings.push((name, value.to_owned()));
     }
 
+    /// Runs a subcommand with the settings of this service, which must not be
+    /// running if the command needs its database.
+    pub async fn run(&self, arguments: &[&str]) -> (i32, String) {
+        let output = command(self.folder.path(), &self.settings)
+            .args(arguments)
+            .output()
+            .await
+            .unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code().unwrap_or(-1), text)
+    }
+
+    /// Starts a subcommand and leaves it running.
+    pub fn start_command(&self, arguments: &[&str]) -> Child {
+        let mut command = command(self.folder.path(), &self.settings);
+        command
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -292,6 +315,10 @@ impl Drop for Service {
             return;
         }
         let log = self.log();
+        assert!(
+            !log.contains(crate::openmemory_stand_in::KEY),
+            "a key is in the log:\n{log}"
+        );
         for secret in [
             CLIENT_DATA_KEY,
             SEARCH_DATA_KEY,

@@ -62,17 +62,11 @@ impl OpenMemoryStore {
         Ok(())
     }
 
-    /// Indexes our records created since then. What is added meanwhile comes
-    /// first in the list and only makes some records be seen twice.
+    /// Indexes our records created since then.
     async fn index_records_since(&self, since: i64) -> Result<usize> {
         let (mut offset, mut count) = (0, 0);
         loop {
-            let page = {
-                let _permit = self.permit().await?;
-                self.client.page(PAGE, offset).await?
-            };
-            let last = page.len() < PAGE;
-            let old = page.last().is_some_and(|r| r.created_at < since);
+            let page = self.page(offset).await?;
             offset += page.len();
             for record in &page {
                 if let Some(metadata) = Metadata::of(record) {
@@ -82,10 +76,30 @@ impl OpenMemoryStore {
                     count += 1;
                 }
             }
-            if last || old {
+            let old = page.last().is_some_and(|r| r.created_at < since);
+            if page.len() < PAGE || old {
                 return Ok(count);
             }
         }
+    }
+
+    /// Shows every record that the key may see. What is added meanwhile comes
+    /// first in the list and only makes some records be seen twice.
+    pub(super) async fn each_page(&self, mut see: impl FnMut(&[Record]) + Send) -> Result<()> {
+        let mut offset = 0;
+        loop {
+            let page = self.page(offset).await?;
+            offset += page.len();
+            see(&page);
+            if page.len() < PAGE {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn page(&self, offset: usize) -> Result<Vec<Record>> {
+        let _permit = self.permit().await?;
+        Ok(self.client.page(PAGE, offset).await?)
     }
 
     /// Before records are added in the second generation: should their ids

@@ -35,11 +35,6 @@ pub(super) fn memories_key(caller: &CallerId) -> String {
     caller.as_str().to_owned()
 }
 
-/// A short stand-in for a conversation id, so that a thousand of them fit.
-pub(super) fn call_mark(conversation: &ConversationId) -> String {
-    hex::encode(&Sha256::digest(conversation.as_str())[..8])
-}
-
 /// Metadata of our records.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "elaoms", rename_all = "snake_case")]
@@ -95,6 +90,21 @@ pub(super) struct ProfileRecord {
 }
 
 impl ProfileRecord {
+    /// A profile of a caller of whom no call is counted yet.
+    pub fn new(caller: &CallerId, first_seen: Timestamp) -> Self {
+        Self {
+            key: profile_key(caller),
+            caller: caller.as_str().to_owned(),
+            name: None,
+            first_seen,
+            total_interactions: 0,
+            agents: Vec::new(),
+            learned: Vec::new(),
+            pending: Vec::new(),
+            provisional: true,
+        }
+    }
+
     pub fn profile(&self) -> Option<UniversalProfile> {
         Some(UniversalProfile {
             phone_number: CallerId::parse(&self.caller).ok()?,

@@ -6,12 +6,15 @@ use rusqlite::{Connection, named_params, params};
 use super::SqliteDatabase;
 use super::rows::{self, first, millis, query};
 use crate::domain::caller_id::CallerId;
-use crate::domain::ids::AgentId;
+use crate::domain::ids::{AgentId, ConversationId};
 use crate::domain::learning::Learning;
 use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
 use crate::domain::profile::{ConversationState, UniversalProfile};
-use crate::store::{Greeted, Learned, MemoryStore, NewGreeting, Renamed, Result, StoreError};
+use crate::store::{
+    CallerExport, Greeted, Learned, MemoryStore, NewGreeting, Renamed, Result, StoreError,
+    call_mark,
+};
 
 /// [`MemoryStore`] on SQLite.
 #[derive(Clone)]
@@ -66,6 +69,23 @@ impl MemoryStore for SqliteMemoryStore {
                 Ok(newest)
             })
             .await
+    }
+
+    async fn callers(&self) -> Result<Vec<CallerId>> {
+        let sql = "SELECT caller FROM callers ORDER BY caller";
+        self.0
+            .read(move |db| query(db, sql, [], rows::caller))
+            .await
+    }
+
+    async fn export(&self, caller: &CallerId) -> Result<Option<CallerExport>> {
+        let caller = caller.clone();
+        self.0.read(move |db| export(db, &caller)).await
+    }
+
+    async fn import(&self, export: &CallerExport) -> Result<()> {
+        let export = export.clone();
+        self.0.write(move |db| import(db, &export)).await
     }
 
     async fn check_writable(&self) -> Result<()> {
@@ -158,6 +178,64 @@ fn learn(db: &Connection, learning: &Learning) -> Result<Learned> {
         profile,
         state,
     })
+}
+
+/// In the place of the id of a call that was learned elsewhere.
+fn marked(mark: &str) -> String {
+    format!("mark:{mark}")
+}
+
+fn export(db: &Connection, caller: &CallerId) -> Result<Option<CallerExport>> {
+    let Some(profile) = profile_of(db, caller)? else {
+        return Ok(None);
+    };
+    let mut states = states_of(db, caller)?;
+    states.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let sql = "SELECT * FROM memories WHERE caller = ?1 ORDER BY id";
+    let memories = query(db, sql, [caller.as_str()], rows::memory)?;
+    let sql = "SELECT conversation_id FROM learned_calls WHERE caller = ?1";
+    let learned = query(db, sql, [caller.as_str()], |row| {
+        let id: String = row.get("conversation_id")?;
+        Ok(match id.strip_prefix("mark:") {
+            Some(mark) => mark.to_owned(),
+            None => ConversationId::parse(&id)
+                .map(|id| call_mark(&id))
+                .unwrap_or_default(),
+        })
+    })?;
+    Ok(Some(CallerExport {
+        profile,
+        states,
+        memories,
+        learned,
+    }))
+}
+
+fn import(db: &Connection, export: &CallerExport) -> Result<()> {
+    let caller = &export.profile.phone_number;
+    save_profile(db, &export.profile)?;
+    for (agent, state) in &export.states {
+        save_state(db, caller, agent, state)?;
+    }
+    let sql = "SELECT 1 FROM memories WHERE caller = ?1 AND conversation_id = ?2 AND ordinal = ?3";
+    for memory in &export.memories {
+        let place = params![
+            caller.as_str(),
+            memory.conversation_id.as_str(),
+            memory.ordinal
+        ];
+        if first(db, sql, place, |_| Ok(()))?.is_none() {
+            save_memory(db, caller, memory)?;
+        }
+    }
+    for mark in &export.learned {
+        db.prepare_cached(
+            "INSERT INTO learned_calls (conversation_id, caller, agent) VALUES (?1, ?2, '')
+             ON CONFLICT DO NOTHING",
+        )?
+        .execute([marked(mark), caller.as_str().to_owned()])?;
+    }
+    Ok(())
 }
 
 fn store_greeting(db: &Connection, new: &NewGreeting) -> Result<Option<Greeted>> {

@@ -21,12 +21,15 @@ CREATE TABLE conversation_states (
     PRIMARY KEY (caller, agent)
 ) STRICT, WITHOUT ROWID;
 
--- One row for each call learned: what makes learning idempotent.
+-- One row for each call learned: what makes learning idempotent. A call that
+-- was learned in another store is known by 'mark:' and a hash of its id.
 CREATE TABLE learned_calls (
     conversation_id TEXT PRIMARY KEY,
     caller          TEXT NOT NULL,
     agent           TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX learned_calls_of_caller ON learned_calls (caller);
 
 CREATE TABLE memories (
     id              INTEGER PRIMARY KEY,
@@ -43,6 +46,7 @@ CREATE TABLE memories (
     said_at         INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX memories_of_caller ON memories (caller, id);
+CREATE INDEX memories_of_call ON memories (caller, conversation_id, ordinal);
 
 CREATE TABLE inbox (
     id              INTEGER PRIMARY KEY AUTOINCREMENT, -- order of arrival, never reused

@@ -1,0 +1,220 @@
+//! `elaoms migrate`: the way over from the legacy system (guide, Phase 3), and
+//! from one store to another.
+//!
+//! Both can be broken off and run again: what is there already stays.
+
+mod copy;
+mod numbers;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use futures_util::{StreamExt, stream};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::refuse_config;
+use crate::app::openmemory_store;
+use crate::config::{Environment, Services};
+use crate::domain::caller_id::CallerId;
+use crate::domain::profile::UniversalProfile;
+use crate::store::{CallerExport, MemoryStore, OpenMemoryStore, SqliteDatabase, StoreError};
+
+/// Callers worked on at a time.
+const CONCURRENT: usize = 8;
+/// Most failures printed one by one.
+const MAX_SHOWN: usize = 20;
+
+#[derive(Debug, Args)]
+pub(super) struct MigrateArguments {
+    /// Callers whose legacy profiles become Tier 1.
+    numbers: Vec<String>,
+    /// A file with callers: one a line, or a CSV with a column phone_number.
+    #[arg(long, conflicts_with_all = ["all", "from"])]
+    file: Option<PathBuf>,
+    /// Every caller with legacy memories.
+    #[arg(long, conflicts_with_all = ["numbers", "from"])]
+    all: bool,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
+    /// Copy all callers, both tiers and memories, from this store …
+    #[arg(long, requires = "to", conflicts_with = "numbers")]
+    from: Option<StoreName>,
+    /// … to this one.
+    #[arg(long, requires = "from")]
+    to: Option<StoreName>,
+}
+
+/// The stores as they are configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum StoreName {
+    /// `DATABASE_URL`
+    Sqlite,
+    /// `OPENMEMORY_PORT`
+    Openmemory,
+}
+
+pub(super) async fn run(arguments: MigrateArguments) -> ExitCode {
+    let services = Environment::load()
+        .map_err(|e| refuse_config(&e))
+        .and_then(|env| Services::from_env(&env).map_err(|e| refuse_config(&e)));
+    let services = match services {
+        Ok(services) => services,
+        Err(code) => return code,
+    };
+    let Some((url, key)) = services.openmemory.clone() else {
+        return refuse_config(&"OPENMEMORY_PORT is not set: it says where the legacy data is");
+    };
+    let opened = SqliteDatabase::open(&services.database).and_then(|database| {
+        let store = openmemory_store(url, key, &database)
+            .map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        Ok((database, store))
+    });
+    let (database, openmemory) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            eprintln!(
+                "elaoms: {error}\nStop the service before you migrate: it holds the database."
+            );
+            return ExitCode::FAILURE;
+        }
+    };
+    let done = match (arguments.from, arguments.to) {
+        (Some(from), Some(to)) => {
+            copy::run(from, to, &database, openmemory, arguments.dry_run).await
+        }
+        _ => legacy(&arguments, &openmemory).await,
+    };
+    database.close().await;
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("elaoms: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What became of one caller.
+enum Outcome {
+    Migrated { named: bool },
+    AlreadyThere,
+    Failed(String),
+}
+
+/// The sum of all outcomes.
+#[derive(Default)]
+struct Summary {
+    migrated: usize,
+    unnamed: usize,
+    already_there: usize,
+    without_memories: usize,
+    unreadable: usize,
+    failed: Vec<String>,
+}
+
+impl Summary {
+    fn add(&mut self, caller: &CallerId, outcome: Outcome) {
+        match outcome {
+            Outcome::Migrated { named } => {
+                self.migrated += 1;
+                self.unnamed += usize::from(!named);
+            }
+            Outcome::AlreadyThere => self.already_there += 1,
+            Outcome::Failed(why) => self.failed.push(format!("{}: {why}", caller.as_str())),
+        }
+    }
+
+    fn print(&self, dry_run: bool) {
+        let would = if dry_run {
+            "would be migrated"
+        } else {
+            "migrated"
+        };
+        println!(
+            "{would}: {} (of these without a name: {})",
+            self.migrated, self.unnamed
+        );
+        println!("already there: {}", self.already_there);
+        println!("without legacy memories: {}", self.without_memories);
+        println!("not a caller id: {}", self.unreadable);
+        println!("failed: {}", self.failed.len());
+        for failure in self.failed.iter().take(MAX_SHOWN) {
+            println!("  {failure}");
+        }
+        if self.failed.len() > MAX_SHOWN {
+            println!("  … and {} more", self.failed.len() - MAX_SHOWN);
+        }
+    }
+}
+
+async fn legacy(arguments: &MigrateArguments, store: &OpenMemoryStore) -> Result<bool, String> {
+    let mut summary = Summary::default();
+    let wanted = if arguments.all {
+        None
+    } else {
+        let given = numbers::read(&arguments.numbers, arguments.file.as_deref())?;
+        if given.callers.is_empty() && given.unreadable == 0 {
+            return Err("nothing to do: name callers, or use --file or --all".into());
+        }
+        summary.unreadable = given.unreadable;
+        Some(given.callers)
+    };
+    println!("Legacy memories are read from {}", store.describe().await);
+    let profiles = store
+        .legacy_profiles(wanted.as_deref())
+        .await
+        .map_err(|e| e.to_string())?;
+    if let Some(wanted) = &wanted {
+        summary.without_memories = wanted.len() - profiles.len();
+    }
+    let bar = progress(profiles.len());
+    let outcomes: Vec<(CallerId, Outcome)> = stream::iter(&profiles)
+        .map(async |profile| {
+            let outcome = adopt(store, profile, arguments.dry_run).await;
+            bar.inc(1);
+            (profile.phone_number.clone(), outcome)
+        })
+        .buffer_unordered(CONCURRENT)
+        .collect()
+        .await;
+    bar.finish_and_clear();
+    for (caller, outcome) in outcomes {
+        summary.add(&caller, outcome);
+    }
+    summary.print(arguments.dry_run);
+    Ok(summary.failed.is_empty() && summary.unreadable == 0)
+}
+
+/// Stores a legacy profile as Tier 1 unless the caller has one.
+async fn adopt(store: &OpenMemoryStore, profile: &UniversalProfile, dry_run: bool) -> Outcome {
+    match store.universal_profile(&profile.phone_number).await {
+        Ok(Some(_)) => return Outcome::AlreadyThere,
+        Ok(None) => {}
+        Err(error) => return Outcome::Failed(error.to_string()),
+    }
+    let named = profile.name.is_some();
+    if dry_run {
+        return Outcome::Migrated { named };
+    }
+    let tier_one = CallerExport {
+        profile: profile.clone(),
+        states: Vec::new(),
+        // They stay where they are and are searched from there.
+        memories: Vec::new(),
+        learned: Vec::new(),
+    };
+    match store.import(&tier_one).await {
+        Ok(()) => Outcome::Migrated { named },
+        Err(error) => Outcome::Failed(error.to_string()),
+    }
+}
+
+/// A bar on the terminal; nothing where there is none.
+fn progress(total: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} callers, {eta} left");
+    ProgressBar::new(total as u64)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}

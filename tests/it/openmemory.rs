@@ -1,0 +1,449 @@
+//! OpenMemory as the memory, and the way over from the legacy system.
+
+use std::time::Duration;
+
+use elaoms::clients::Generation;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::openmemory_stand_in::{KEY, OpenMemoryStandIn, Trouble};
+use crate::payloads::call;
+use crate::service::{AGENT, CALLER, OTHER_AGENT, OTHER_CALLER, Service, greeting_in, until};
+
+const BOTH: [Generation; 2] = [Generation::First, Generation::Second];
+
+async fn start(generation: Generation) -> (OpenMemoryStandIn, Service) {
+    let server = OpenMemoryStandIn::start(generation).await;
+    let url = server.url();
+    let settings: [(&'static str, &str); 2] = [("OPENMEMORY_PORT", &url), ("OPENMEMORY_KEY", KEY)];
+    let service = Service::start_with(&settings).await;
+    (server, service)
+}
+
+/// Against a real server: the same, with OPENMEMORY_TEST_URL and _KEY set.
+#[tokio::test]
+#[ignore = "needs a real OpenMemory server"]
+async fn a_real_server_holds_the_guides_promises() {
+    let setting = |name| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"));
+    let (url, key) = (
+        setting("OPENMEMORY_TEST_URL"),
+        setting("OPENMEMORY_TEST_KEY"),
+    );
+    let service = Service::start_with(&[("OPENMEMORY_PORT", &url), ("OPENMEMORY_KEY", &key)]).await;
+    guides_promises(&service).await;
+}
+
+#[tokio::test]
+async fn the_guides_promises_hold_on_both_generations() {
+    for generation in BOTH {
+        let (_server, service) = start(generation).await;
+        guides_promises(&service).await;
+    }
+}
+
+async fn guides_promises(service: &Service) {
+    // The validation tests.
+    assert_eq!(greeting_in(&service.ring(CALLER, AGENT).await), None);
+    let first = call("conv_om_1", AGENT, CALLER)
+        .agent("Hello.")
+        .caller("Hi, my name is Nora. I like roses.");
+    service.end_call_and_settle(&first).await;
+    assert!(
+        service
+            .greeting(CALLER, AGENT)
+            .await
+            .unwrap()
+            .contains("roses")
+    );
+    let other = service.ring(CALLER, OTHER_AGENT).await;
+    assert_eq!(
+        (
+            greeting_in(&other),
+            &other["dynamic_variables"]["user_name"]
+        ),
+        (None, &json!("Nora"))
+    );
+    service
+        .end_call_and_settle(
+            &call("conv_om_2", OTHER_AGENT, CALLER)
+                .caller("A risotto.")
+                .later(60),
+        )
+        .await;
+    assert!(
+        service
+            .greeting(CALLER, AGENT)
+            .await
+            .unwrap()
+            .contains("roses")
+    );
+    assert!(
+        service
+            .greeting(CALLER, OTHER_AGENT)
+            .await
+            .unwrap()
+            .contains("risotto")
+    );
+
+    // Two callers with identical words; a name is never overwritten.
+    let same = call("conv_om_3", AGENT, OTHER_CALLER).caller("Hi, my name is Nora. I like roses.");
+    service.end_call_and_settle(&same).await;
+    service
+        .end_call_and_settle(
+            &call("conv_om_4", AGENT, CALLER)
+                .caller("My name is Tom.")
+                .later(120),
+        )
+        .await;
+    assert_eq!(service.caller(CALLER).await["name"], "Nora");
+    assert_eq!(service.caller(OTHER_CALLER).await["total_interactions"], 1);
+    for caller in [CALLER, OTHER_CALLER] {
+        assert_eq!(
+            service.found(caller, AGENT, "roses").await,
+            ["Hi, my name is Nora. I like roses."]
+        );
+    }
+    assert!(service.found(CALLER, OTHER_AGENT, "roses").await.is_empty());
+
+    // Fifty calls at once are counted exactly; the newest greeting wins.
+    let calls = (0..50).map(|i| {
+        let said = call(&format!("conv_om_many_{i}"), AGENT, CALLER)
+            .caller(&format!("This is call {i}."))
+            .later(600 + i);
+        async move { service.end_call(&said).await }
+    });
+    futures_util::future::join_all(calls).await;
+    service.settle().await;
+    let shown = service.caller(CALLER).await;
+    assert_eq!(shown["total_interactions"], 53);
+    assert_eq!(shown["agents"][AGENT]["conversation_count"], 52);
+    assert!(
+        service
+            .greeting(CALLER, AGENT)
+            .await
+            .unwrap()
+            .contains("call 49.")
+    );
+}
+
+#[tokio::test]
+async fn what_openmemory_holds_survives_a_restart() {
+    for generation in BOTH {
+        let (_server, mut service) = start(generation).await;
+        service
+            .end_call_and_settle(&call("conv_1", AGENT, CALLER).caller("My name is Nora."))
+            .await;
+        service.crash_and_restart().await;
+        assert_eq!(
+            service.ring(CALLER, AGENT).await["dynamic_variables"]["user_name"],
+            "Nora"
+        );
+        let ready: Value = service
+            .http
+            .get(format!("{}/health/ready", service.ops))
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
+        assert!(
+            ready["memory"].as_str().unwrap().contains("generation"),
+            "{ready}"
+        );
+        service.terminate().await;
+        let (status, text) = service.run(&["check", "memory"]).await;
+        assert!(status == 0 && text.contains("generation"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn openmemory_in_trouble_loses_and_doubles_nothing() {
+    for generation in BOTH {
+        let server = OpenMemoryStandIn::start(generation).await;
+        let url = server.url();
+        let settings: [(&'static str, &str); 3] = [
+            ("OPENMEMORY_PORT", &url),
+            ("OPENMEMORY_KEY", KEY),
+            ("CLIENT_DATA_DEADLINE_MS", "400"),
+        ];
+        let service = Service::start_with(&settings).await;
+        service
+            .end_call_and_settle(&call("conv_0", AGENT, CALLER).caller("My name is Nora."))
+            .await;
+
+        for (i, trouble) in [Trouble::Status(500), Trouble::Hangs, Trouble::Nonsense]
+            .into_iter()
+            .enumerate()
+        {
+            server.set_trouble(trouble);
+            let said = call(&format!("conv_{}", i + 1), AGENT, CALLER)
+                .caller("I like roses.")
+                .later(60);
+            service.end_call(&said).await;
+            // Known callers are greeted from memory, others get the defaults in time.
+            assert_eq!(
+                service.ring(CALLER, AGENT).await["dynamic_variables"]["user_name"],
+                "Nora"
+            );
+            let started = tokio::time::Instant::now();
+            let stranger = service.ring(&format!("+1612556{i:04}"), AGENT).await;
+            assert_eq!(stranger["dynamic_variables"], json!({}));
+            assert!(
+                started.elapsed() < Duration::from_secs(3),
+                "{:?}",
+                started.elapsed()
+            );
+        }
+        if generation == Generation::First {
+            let phrase = "HTTP error querying universal profile for +16125560000";
+            service.wait_for_log(phrase).await;
+        } else {
+            // The index knows without asking that a stranger has no records.
+            service
+                .wait_for_log("New caller +16125560000 - using agent defaults")
+                .await;
+        }
+        server.set_trouble(Trouble::LosesAnswers(2));
+        sleep(Duration::from_millis(500)).await;
+        server.set_trouble(Trouble::None);
+        service.settle().await;
+        assert_eq!(
+            service.caller(CALLER).await["total_interactions"],
+            4,
+            "{generation:?}"
+        );
+        assert_eq!(
+            service.query("SELECT count(*) FROM inbox WHERE state = 'dead'"),
+            0
+        );
+        let errors = service
+            .metric(r#"elaoms_tier_queries_total{tier="1",result="error"}"#)
+            .await;
+        assert_eq!(errors > 0.0, generation == Generation::First);
+    }
+}
+
+#[tokio::test]
+async fn the_rollback_answers_from_one_tier_and_loses_nothing() {
+    let mut service = Service::start_with(&[("USE_TWO_TIER", "false")]).await;
+    service.upstream.add_agent(AGENT, true, json!({}));
+    service
+        .end_call_and_settle(
+            &call("conv_1", AGENT, CALLER).caller("My name is Nora. I like roses."),
+        )
+        .await;
+    let legacy = service.ring(CALLER, AGENT).await;
+    assert_eq!(
+        greeting_in(&legacy).unwrap(),
+        "Hello Nora, this is Margaret. How can I help you today?"
+    );
+    let variables = legacy["dynamic_variables"].as_object().unwrap();
+    assert_eq!(
+        variables.keys().collect::<Vec<_>>(),
+        ["last_call_summary", "user_name", "user_profile_summary"]
+    );
+
+    // Both tiers went on being written.
+    service.terminate().await;
+    service.set("USE_TWO_TIER", "true");
+    service.respawn().await;
+    assert!(
+        service
+            .greeting(CALLER, AGENT)
+            .await
+            .unwrap()
+            .contains("roses")
+    );
+}
+
+fn legacy_callers(server: &OpenMemoryStandIn, count: usize) {
+    for i in 0..count {
+        let phone = format!("+1612{i:07}");
+        let metadata = json!({"user_id": phone, "conversation_id": format!("old_{i}")});
+        match i % 3 {
+            0 => server.add_legacy(&phone, &format!("fact {i} about x{i}y"), json!({
+                "user_id": phone, "conversation_id": "old", "field": "first_name", "value": "Nora"})),
+            1 => server.add_legacy(&phone, &format!("My name is Tomasz. I want item q{i}z"), metadata),
+            _ => server.add_legacy(&phone, &format!("I ordered number z{i}k"), metadata),
+        }
+    }
+}
+
+/// The numbers of a summary, by their line.
+fn summary(text: &str) -> Vec<(String, usize)> {
+    let number = |line: &str| {
+        let (what, rest) = line.split_once(": ")?;
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        Some((what.to_owned(), digits.parse().ok()?))
+    };
+    text.lines().filter_map(number).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_legacy_callers_interrupted_and_run_again() {
+    const CALLERS: usize = 10_000;
+    for generation in BOTH {
+        let (server, mut service) = start(generation).await;
+        service.terminate().await;
+        legacy_callers(&server, CALLERS);
+        let (status, text) = service.run(&["migrate", "--all", "--dry-run"]).await;
+        assert_eq!((status, server.len()), (0, CALLERS), "{text}");
+        assert!(
+            text.contains(&format!("would be migrated: {CALLERS}")),
+            "{text}"
+        );
+
+        let mut interrupted = service.start_command(&["migrate", "--all"]);
+        until("a half-done migration", async || {
+            server.len() > CALLERS + CALLERS / 3
+        })
+        .await;
+        interrupted.start_kill().unwrap();
+        interrupted.wait().await.unwrap();
+        let done = server.len() - CALLERS;
+        assert!(done < CALLERS, "it was not interrupted");
+
+        let (status, text) = service.run(&["migrate", "--all"]).await;
+        assert_eq!(status, 0, "{text}");
+        let found = summary(&text);
+        let get = |what: &str| {
+            found
+                .iter()
+                .find(|(w, _)| w == what)
+                .unwrap_or_else(|| panic!("{what}: {text}"))
+                .1
+        };
+        assert_eq!(get("migrated") + get("already there"), CALLERS, "{text}");
+        assert_eq!(get("failed"), 0, "{text}");
+        let (_, again) = service.run(&["migrate", "--all"]).await;
+        assert!(
+            again.contains(&format!("already there: {CALLERS}")),
+            "{again}"
+        );
+        assert_eq!(
+            server.len(),
+            2 * CALLERS,
+            "one Tier 1 record for each caller"
+        );
+
+        service.respawn().await;
+        let named = service.caller("+16120000001").await;
+        assert_eq!(
+            (&named["name"], &named["total_interactions"]),
+            (&json!("Tomasz"), &json!(1))
+        );
+        assert_eq!(service.caller("+16120000002").await["name"], json!(null));
+        assert_eq!(
+            service.ring("+16120000003", AGENT).await["dynamic_variables"]["user_name"],
+            "Nora"
+        );
+        if generation == Generation::First {
+            assert_eq!(
+                service.found("+16120000002", AGENT, "number").await,
+                ["I ordered number z2k"]
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn named_callers_are_migrated_from_arguments_and_files() {
+    let (server, mut service) = start(Generation::First).await;
+    service.terminate().await;
+    legacy_callers(&server, 4);
+    std::fs::write(
+        service.path("callers.csv"),
+        "name,phone_number\nx,+1 612 000 0001\ny,+16125559999\n",
+    )
+    .unwrap();
+    let (status, text) = service
+        .run(&["migrate", "--file", "callers.csv", "+16120000000"])
+        .await;
+    assert_eq!(status, 0, "{text}");
+    assert!(
+        text.contains("\nmigrated: 2 ") && text.contains("without legacy memories: 1"),
+        "{text}"
+    );
+    let (status, text) = service.run(&["migrate", "nonsense", "+16120000001"]).await;
+    assert!(
+        status == 1 && text.contains("not a caller id: 1") && text.contains("already there: 1"),
+        "{text}"
+    );
+    let (status, text) = service.run(&["migrate"]).await;
+    assert!(status == 1 && text.contains("nothing to do"), "{text}");
+}
+
+#[tokio::test]
+async fn everything_is_copied_between_stores_and_verified() {
+    for generation in BOTH {
+        let (server, mut service) = start(generation).await;
+        for i in 0..6 {
+            let said = call(
+                &format!("conv_{i}"),
+                AGENT,
+                &format!("+1612555{:04}", i % 3),
+            )
+            .caller(&format!("I like flower number {i}."))
+            .later(i);
+            service.end_call_and_settle(&said).await;
+        }
+        service.terminate().await;
+        let (status, text) = service
+            .run(&["migrate", "--from", "openmemory", "--to", "sqlite"])
+            .await;
+        assert!(
+            status == 0 && text.contains("copied and verified: 3, with 6 memories"),
+            "{text}"
+        );
+        let (status, text) = service
+            .run(&["migrate", "--from", "openmemory", "--to", "sqlite"])
+            .await;
+        assert!(
+            status == 0 && text.contains("the same already: 3"),
+            "{text}"
+        );
+
+        // On SQLite now: nothing is missing, and a redelivered call counts once.
+        service.set("OPENMEMORY_PORT", "");
+        service.respawn().await;
+        assert!(
+            service
+                .greeting("+16125550002", AGENT)
+                .await
+                .unwrap()
+                .contains("flower number 5")
+        );
+        assert_eq!(
+            service.found("+16125550002", AGENT, "flower").await.len(),
+            2
+        );
+        service
+            .end_call_and_settle(
+                &call("conv_new", AGENT, "+16125550002")
+                    .caller("And tulips.")
+                    .later(60),
+            )
+            .await;
+        assert_eq!(
+            service.caller("+16125550002").await["total_interactions"],
+            3
+        );
+
+        // And back.
+        service.terminate().await;
+        service.set("OPENMEMORY_PORT", &server.url());
+        let (status, text) = service
+            .run(&["migrate", "--from", "sqlite", "--to", "openmemory"])
+            .await;
+        assert!(
+            status == 0 && text.contains("copied and verified: 1, with 3 memories"),
+            "{text}"
+        );
+        service.respawn().await;
+        assert_eq!(
+            service.caller("+16125550002").await["total_interactions"],
+            3
+        );
+    }
+}
