@@ -1,6 +1,7 @@
 //! The whole service: builds every part, runs it, and stops it in order.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,6 +108,9 @@ impl App {
         })
         .await?;
 
+        metrics.sessions_max.set(services.sessions.most as f64);
+        measure_storage(&services.database, &metrics);
+        let measured = Arc::clone(&metrics);
         let public_routes = http::routes(PublicState {
             sessions: system.sessions.clone(),
             agents: system.agents.clone(),
@@ -153,6 +157,7 @@ impl App {
             loop {
                 tokio::time::sleep(UPKEEP).await;
                 upkeep.run_upkeep();
+                measure_storage(&services.database, &measured);
             }
         }));
         Ok(Self {
@@ -216,6 +221,22 @@ pub fn openmemory_store(
 ) -> Result<OpenMemoryStore, reqwest::Error> {
     let index = Arc::new(SqliteRecordIndex::new(database.clone()));
     Ok(OpenMemoryStore::new(OpenMemory::new(url, key)?, index))
+}
+
+/// How full the disk of the database is. Two system calls on a local disk.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+fn measure_storage(database: &Path, metrics: &Metrics) {
+    match rustix::fs::statvfs(database) {
+        Ok(disk) => {
+            metrics
+                .storage_free
+                .set((disk.f_bavail * disk.f_frsize) as f64);
+            metrics
+                .storage_size
+                .set((disk.f_blocks * disk.f_frsize) as f64);
+        }
+        Err(error) => tracing::warn!(%error, "The disk of the database cannot be measured"),
+    }
 }
 
 async fn listen(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), AppError> {

@@ -78,6 +78,12 @@ pub struct Metrics {
     pub dead_letters: Gauge,
     /// `elaoms_sessions_active`
     pub sessions_active: Gauge,
+    /// `elaoms_sessions_max`
+    pub sessions_max: Gauge,
+    /// `elaoms_storage_free_bytes`
+    pub storage_free: Gauge,
+    /// `elaoms_storage_size_bytes`
+    pub storage_size: Gauge,
     /// `elaoms_actor_restarts_total{actor}`
     pub actor_restarts: Family<ActorKind, Counter>,
     /// `elaoms_last_post_call_timestamp_seconds`
@@ -189,6 +195,9 @@ impl Metrics {
             inbox_oldest_pending: unset(gauge!("elaoms_inbox_oldest_pending_seconds")),
             dead_letters: unset(gauge!("elaoms_dead_letters")),
             sessions_active: unset(gauge!("elaoms_sessions_active")),
+            sessions_max: unset(gauge!("elaoms_sessions_max")),
+            storage_free: unset(gauge!("elaoms_storage_free_bytes")),
+            storage_size: unset(gauge!("elaoms_storage_size_bytes")),
             actor_restarts: Family::new(restarts),
             last_post_call: unset(gauge!("elaoms_last_post_call_timestamp_seconds")),
         }
@@ -274,6 +283,21 @@ fn describe() {
         "Post-call events given up or never understood."
     );
     describe_gauge!("elaoms_sessions_active", "Caller sessions in memory.");
+    describe_gauge!(
+        "elaoms_sessions_max",
+        "Caller sessions that there may be (MAX_SESSIONS)."
+    );
+    let b = Unit::Bytes;
+    describe_gauge!(
+        "elaoms_storage_free_bytes",
+        b,
+        "Free space on the disk of the database."
+    );
+    describe_gauge!(
+        "elaoms_storage_size_bytes",
+        b,
+        "Size of the disk of the database."
+    );
     describe_counter!(
         "elaoms_actor_restarts_total",
         "Actors restarted after a failure."
