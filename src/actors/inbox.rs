@@ -16,6 +16,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+use tracing::Instrument;
 
 use super::router::Sessions;
 use super::slot::Slot;
@@ -27,6 +28,7 @@ use crate::store::{
     Accepted, Archive, EventId, InboxEvent, Ledger, NewEvent, RetryCause, Settled, Settlement,
     Stage,
 };
+use crate::telemetry::CallerIdFormat;
 
 /// How often the inbox looks for events whose retry has come due.
 const TICK: Duration = Duration::from_millis(500);
@@ -140,6 +142,8 @@ pub(super) struct Setup {
     /// Whether there is a model to make greetings.
     pub greetings: bool,
     pub metrics: Arc<Metrics>,
+    /// How callers appear in logs.
+    pub caller_ids: CallerIdFormat,
 }
 
 pub(super) struct InboxActor;
@@ -333,7 +337,7 @@ impl State {
             // Lost on the way, it is claimed again by the restarted inbox.
             slot.send(Message::Returned(returned));
         });
-        let ticket = Ticket::new(Box::new(event), return_to);
+        let ticket = Ticket::new(Box::new(event), return_to, &self.setup.caller_ids);
         match caller {
             Some(caller) => self.setup.sessions.process(&caller, ticket),
             None => self.archive(ticket),
@@ -342,7 +346,8 @@ impl State {
 
     fn archive(&self, ticket: Ticket) {
         let archive = self.setup.archive.clone();
-        tokio::spawn(async move {
+        let span = ticket.span();
+        let work = async move {
             let event = ticket.event();
             match archive.store(&event.key, event.payload.clone()).await {
                 Ok(()) => ticket.settle(Settlement::Archived),
@@ -351,7 +356,8 @@ impl State {
                     ticket.retry(RetryCause::Outage, error.to_string(), None);
                 }
             }
-        });
+        };
+        tokio::spawn(work.instrument(span));
     }
 
     fn settle(&self, myself: &ActorRef<Message>, event: Box<InboxEvent>, how: Settlement) {

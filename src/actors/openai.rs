@@ -16,6 +16,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
+use tracing::{Instrument, Span};
 
 use super::slot::Slot;
 use crate::clients::{OpenAi, OpenAiAnswer, OpenAiError};
@@ -89,6 +90,7 @@ impl OpenAiClient {
             reply,
             queued_at: Instant::now(),
             tried: 0,
+            span: Span::current(),
         };
         self.slot.send(Message::Ask(job));
         match timeout(WAIT, answer).await {
@@ -108,6 +110,8 @@ pub(super) struct Job {
     reply: oneshot::Sender<Result<Greeting, GreetingFailure>>,
     queued_at: Instant,
     tried: u32,
+    /// Of the call for which it is made.
+    span: Span,
 }
 
 pub(super) enum Message {
@@ -298,7 +302,8 @@ impl State {
         }
         job.tried += 1;
         let (client, myself) = (Arc::clone(&self.setup.client), myself.clone());
-        tokio::spawn(async move {
+        let span = job.span.clone();
+        let work = async move {
             let started = Instant::now();
             let result = client.complete(&job.prompt).await;
             drop(permit);
@@ -307,7 +312,8 @@ impl State {
                 result,
                 took: started.elapsed(),
             });
-        });
+        };
+        tokio::spawn(work.instrument(span));
     }
 
     fn answered(
@@ -317,6 +323,7 @@ impl State {
         result: Result<OpenAiAnswer, OpenAiError>,
         took: Duration,
     ) {
+        let _span = job.span.clone().entered();
         let metrics = &self.setup.metrics;
         metrics.openai_duration.record(took);
         let attempt = result

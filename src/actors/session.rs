@@ -23,6 +23,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 use super::agent_cache::AgentCache;
 use super::openai::OpenAiClient;
@@ -180,9 +181,13 @@ impl Actor for SessionActor {
             }
             Message::LoadIndex { reply } => state.load_index(&myself, &published, reply),
             Message::IndexLoaded { memories } => state.index_loaded(&myself, &published, memories),
-            Message::Process(ticket) => state.process(&myself, &published, ticket),
+            Message::Process(ticket) => {
+                let _span = ticket.span().entered();
+                state.process(&myself, &published, ticket);
+            }
             Message::GreetingMade { ticket, made } => {
                 state.under_way -= 1;
+                let _span = ticket.span().entered();
                 state.greeting_made(&myself, ticket, *made);
             }
             Message::Rename { name, reply } => {
@@ -235,12 +240,13 @@ impl State {
     {
         self.under_way += 1;
         let myself = myself.clone();
-        tokio::spawn(async move {
+        let work = async move {
             let message = AssertUnwindSafe(task).catch_unwind().await;
             // If the session is gone, so is the message; a ticket in it gives
             // its event back.
             let _ = myself.send_message(message.unwrap_or(Message::TaskPanicked));
-        });
+        };
+        tokio::spawn(work.in_current_span());
     }
 
     fn load_index(

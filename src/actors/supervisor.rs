@@ -94,7 +94,7 @@ impl ActorSystem {
             openai: openai.as_ref().map(|(handle, _)| handle.clone()),
             greeting_retry: options.greeting_retry,
             metrics: Arc::clone(&options.metrics),
-            caller_ids: options.caller_ids,
+            caller_ids: options.caller_ids.clone(),
         });
 
         let mut children = vec![Child::AgentCache(
@@ -121,6 +121,7 @@ impl ActorSystem {
                 archive: options.archive,
                 greetings,
                 metrics: Arc::clone(&options.metrics),
+                caller_ids: options.caller_ids,
             },
         ));
         let (root, ended) = Actor::spawn(None, RootSupervisor, (children, options.metrics))

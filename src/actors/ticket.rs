@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tracing::{Instrument, Span};
 
 use crate::domain::backoff::Backoff;
 use crate::store::{Archive, InboxEvent, RetryCause, Settlement};
+use crate::telemetry::CallerIdFormat;
 
 /// Before an event is tried again.
 pub(super) const RETRY: Backoff = Backoff {
@@ -34,15 +36,31 @@ pub(super) type ReturnTo = Arc<dyn Fn(Returned) + Send + Sync>;
 pub(super) struct Ticket {
     /// `None` once returned.
     event: Option<Box<InboxEvent>>,
+    /// Goes with the work on the event, through session, model and store.
+    span: Span,
     return_to: ReturnTo,
 }
 
 impl Ticket {
-    pub fn new(event: Box<InboxEvent>, return_to: ReturnTo) -> Self {
+    pub fn new(event: Box<InboxEvent>, return_to: ReturnTo, caller_ids: &CallerIdFormat) -> Self {
+        let shown = event.caller.as_ref().map(|caller| caller_ids.show(caller));
+        let span = tracing::info_span!(
+            "post-call",
+            stage = event.stage.as_str(),
+            conversation = %event.key.conversation_id,
+            agent = event.key.agent_id.as_ref().map(tracing::field::display),
+            caller = shown.as_ref().map(tracing::field::display),
+        );
         Self {
             event: Some(event),
+            span,
             return_to,
         }
+    }
+
+    /// The span of the work on the event.
+    pub fn span(&self) -> Span {
+        self.span.clone()
     }
 
     /// The event.
@@ -88,7 +106,8 @@ impl Ticket {
         archive: Archive,
         how: impl FnOnce(bool) -> Settlement + Send + 'static,
     ) {
-        tokio::spawn(async move {
+        let span = self.span();
+        let work = async move {
             let event = self.event();
             let archived = event.archived || {
                 let stored = archive.store(&event.key, event.payload.clone()).await;
@@ -98,7 +117,8 @@ impl Ticket {
                 stored.is_ok()
             };
             self.settle(how(archived));
-        });
+        };
+        tokio::spawn(work.instrument(span));
     }
 
     /// Whether the event was received longer ago than `limit`.

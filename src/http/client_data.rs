@@ -11,6 +11,7 @@ use bytes::Buf;
 use futures_util::Stream;
 use serde::Deserialize;
 use tokio::time::timeout;
+use tracing::Instrument;
 
 use super::error::{self, ApiError, Response};
 use super::{Shared, authorize, body};
@@ -50,7 +51,13 @@ where
         .map_err(|e| ApiError::Invalid(format!("agent_id {e}")))?;
     let caller = CallerId::parse(request.caller_id.as_deref().unwrap_or_default()).ok();
 
-    let (outcome, answer) = ring(shared, caller.as_ref(), &agent).await;
+    let shown = caller.as_ref().map(|c| shared.state.caller_ids.show(c));
+    let span = tracing::info_span!(
+        "client-data",
+        %agent,
+        caller = shown.as_ref().map(tracing::field::display),
+    );
+    let (outcome, answer) = ring(shared, caller.as_ref(), &agent).instrument(span).await;
     shared
         .state
         .metrics

@@ -7,6 +7,7 @@ use futures_util::Stream;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
+use tracing::Instrument;
 
 use super::error::{self, ApiError, Response};
 use super::{Shared, authorize, body};
@@ -135,7 +136,16 @@ where
     authorize(key, &shared.state.search_data_key)?;
     let body = body::read_small(body).await?;
     let query = Query::parse(&body)?;
-    let (outcome, answer) = search(shared, &query).await;
+    let shown = query
+        .caller
+        .as_ref()
+        .map(|c| shared.state.caller_ids.show(c));
+    let span = tracing::info_span!(
+        "search-data",
+        agent = %query.agent,
+        caller = shown.as_ref().map(tracing::field::display),
+    );
+    let (outcome, answer) = search(shared, &query).instrument(span).await;
     shared
         .state
         .metrics

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ractor::ActorRef;
 use tokio::sync::oneshot;
+use tracing::Span;
 
 use super::{IndexState, Message, Published, RenameResult, State};
 use crate::actors::ticket::Ticket;
@@ -47,6 +48,24 @@ pub(in crate::actors) enum Changed {
     },
 }
 
+impl Change {
+    fn span(&self) -> Span {
+        match self {
+            Self::Learn { ticket, .. } | Self::Greet { ticket, .. } => ticket.span(),
+            Self::Rename { .. } => Span::none(),
+        }
+    }
+}
+
+impl Changed {
+    fn span(&self) -> Span {
+        match self {
+            Self::Learned { ticket, .. } | Self::Greeted { ticket, .. } => ticket.span(),
+            Self::Renamed { .. } => Span::none(),
+        }
+    }
+}
+
 impl State {
     pub(super) fn change(&mut self, myself: &ActorRef<Message>, change: Change) {
         self.changes.push_back(change);
@@ -61,6 +80,8 @@ impl State {
             return;
         };
         self.changing = true;
+        // A change may be started by the end of another call's.
+        let _span = change.span().entered();
         let (store, caller) = (Arc::clone(&self.tools.store), self.caller.clone());
         self.start(myself, async move {
             Message::Changed(Box::new(match change {
@@ -96,6 +117,7 @@ impl State {
     ) {
         self.under_way -= 1;
         self.changing = false;
+        let span = changed.span().entered();
         match changed {
             Changed::Learned {
                 ticket,
@@ -131,6 +153,7 @@ impl State {
                 let _ = reply.send(result);
             }
         }
+        drop(span);
         self.next_change(myself);
     }
 
