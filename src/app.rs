@@ -8,7 +8,6 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::actors::{ActorSystem, SystemOptions};
@@ -28,9 +27,6 @@ const REQUEST_GRACE: Duration = Duration::from_secs(10);
 const WORK_GRACE: Duration = Duration::from_secs(5);
 /// How often metrics are tidied.
 const UPKEEP: Duration = Duration::from_secs(5);
-
-/// How long the start waits for the memory store to say what it is.
-const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why the service does not start, or has stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -79,10 +75,11 @@ impl App {
         let database = SqliteDatabase::open(&services.database)?;
         let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::new(database.clone()));
         let store = memory_store(services.openmemory, &database)?;
-        match timeout(DESCRIBE_TIMEOUT, store.describe()).await {
-            Ok(store) => tracing::info!("Memories are in {store}"),
-            Err(_) => tracing::warn!("The memory store does not answer yet"),
-        }
+        // Beside the start: the store may be down, or have an index to rebuild.
+        let described = Arc::clone(&store);
+        tokio::spawn(async move {
+            tracing::info!("Memories are in {}", described.describe().await);
+        });
         let archive = Archive::open(&services.archive)?;
         let elevenlabs = services
             .elevenlabs

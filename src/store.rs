@@ -32,7 +32,7 @@ mod openmemory;
 mod sqlite;
 
 pub use archive::{Archive, AudioSpool};
-pub use openmemory::OpenMemoryStore;
+pub use openmemory::{Adopted, OpenMemoryStore};
 pub use sqlite::{SqliteDatabase, SqliteLedger, SqliteMemoryStore, SqliteRecordIndex};
 
 /// Why the store could not do what was asked. Never holds a caller's data.
@@ -426,15 +426,32 @@ pub trait MemoryStore: Send + Sync + 'static {
     async fn describe(&self) -> String;
 }
 
+/// What a [`RecordIndex`] keeps of a record.
+#[derive(Debug, Clone)]
+pub struct IndexedRecord {
+    /// The key it is found under.
+    pub key: String,
+    /// Whose it is.
+    pub caller: String,
+    /// Its id in the store.
+    pub id: String,
+    /// When it was stored, in milliseconds since 1970.
+    pub created_at: i64,
+    /// How the store classifies it.
+    pub sector: String,
+    /// Its metadata as JSON, if they never change.
+    pub metadata: Option<String>,
+}
+
 /// Where the records of a caller are in a store that cannot be asked for them:
 /// OpenMemory's second generation. A cache, which can be rebuilt.
 #[async_trait]
 pub trait RecordIndex: Send + Sync + 'static {
-    /// The ids under a key, newest first, at most `limit`.
-    async fn ids(&self, key: &str, limit: usize) -> Result<Vec<String>>;
+    /// The records under a key, newest first, at most `limit`.
+    async fn records(&self, key: &str, limit: usize) -> Result<Vec<IndexedRecord>>;
 
-    /// Notes an id under a key; noted already, nothing changes.
-    async fn insert(&self, key: &str, caller: &str, id: &str) -> Result<()>;
+    /// Notes records; returns how many were new.
+    async fn insert(&self, records: Vec<IndexedRecord>) -> Result<usize>;
 
     /// Whether everything in the store was indexed once.
     async fn is_complete(&self) -> Result<bool>;

@@ -18,7 +18,7 @@ use crate::app::openmemory_store;
 use crate::config::{Environment, Services};
 use crate::domain::caller_id::CallerId;
 use crate::domain::profile::UniversalProfile;
-use crate::store::{CallerExport, MemoryStore, OpenMemoryStore, SqliteDatabase, StoreError};
+use crate::store::{Adopted, MemoryStore, OpenMemoryStore, SqliteDatabase, StoreError};
 
 /// Callers worked on at a time.
 const CONCURRENT: usize = 8;
@@ -100,6 +100,7 @@ pub(super) async fn run(arguments: MigrateArguments) -> ExitCode {
 /// What became of one caller.
 enum Outcome {
     Migrated { named: bool },
+    Merged,
     AlreadyThere,
     Failed(String),
 }
@@ -109,6 +110,7 @@ enum Outcome {
 struct Summary {
     migrated: usize,
     unnamed: usize,
+    merged: usize,
     already_there: usize,
     without_memories: usize,
     unreadable: usize,
@@ -122,6 +124,7 @@ impl Summary {
                 self.migrated += 1;
                 self.unnamed += usize::from(!named);
             }
+            Outcome::Merged => self.merged += 1,
             Outcome::AlreadyThere => self.already_there += 1,
             Outcome::Failed(why) => self.failed.push(format!("{}: {why}", caller.as_str())),
         }
@@ -137,6 +140,7 @@ impl Summary {
             "{would}: {} (of these without a name: {})",
             self.migrated, self.unnamed
         );
+        println!("merged into a Tier 1 that was there: {}", self.merged);
         println!("already there: {}", self.already_there);
         println!("without legacy memories: {}", self.without_memories);
         println!("not a caller id: {}", self.unreadable);
@@ -188,26 +192,12 @@ async fn legacy(arguments: &MigrateArguments, store: &OpenMemoryStore) -> Result
     Ok(summary.failed.is_empty() && summary.unreadable == 0)
 }
 
-/// Stores a legacy profile as Tier 1 unless the caller has one.
 async fn adopt(store: &OpenMemoryStore, profile: &UniversalProfile, dry_run: bool) -> Outcome {
-    match store.universal_profile(&profile.phone_number).await {
-        Ok(Some(_)) => return Outcome::AlreadyThere,
-        Ok(None) => {}
-        Err(error) => return Outcome::Failed(error.to_string()),
-    }
     let named = profile.name.is_some();
-    if dry_run {
-        return Outcome::Migrated { named };
-    }
-    let tier_one = CallerExport {
-        profile: profile.clone(),
-        states: Vec::new(),
-        // They stay where they are and are searched from there.
-        memories: Vec::new(),
-        learned: Vec::new(),
-    };
-    match store.import(&tier_one).await {
-        Ok(()) => Outcome::Migrated { named },
+    match store.adopt(profile, dry_run).await {
+        Ok(Adopted::New) => Outcome::Migrated { named },
+        Ok(Adopted::Merged) => Outcome::Merged,
+        Ok(Adopted::AlreadyThere) => Outcome::AlreadyThere,
         Err(error) => Outcome::Failed(error.to_string()),
     }
 }

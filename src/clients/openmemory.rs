@@ -14,8 +14,10 @@ use serde_json::{Value, json};
 
 use super::{BodyError, bounded_body, describe, http_client};
 
-/// Longest wait for an answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for an answer to a question.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for a change: the server may compute an embedding for it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest answer taken, in bytes: a page of memories with their metadata.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 /// No user has this id; asking for it tells the generations apart.
@@ -91,8 +93,13 @@ pub struct Record {
 /// What became of an added record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Added {
-    /// Stored under this id.
-    Stored(String),
+    /// Stored.
+    Stored {
+        /// Under this id.
+        id: String,
+        /// As the server classifies it.
+        sector: String,
+    },
     /// NOT stored: its content looks like another record's.
     Refused,
 }
@@ -187,7 +194,13 @@ impl OpenMemory {
             return Ok(Added::Refused);
         }
         match answer["id"].as_str() {
-            Some(id) if !id.is_empty() => Ok(Added::Stored(id.to_owned())),
+            Some(id) if !id.is_empty() => Ok(Added::Stored {
+                id: id.to_owned(),
+                sector: answer["primary_sector"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned(),
+            }),
             _ => Err(OpenMemoryError::Unexpected("/memory/add gives no id")),
         }
     }
@@ -209,10 +222,15 @@ impl OpenMemory {
 
     async fn request(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
         let network = |e: reqwest::Error| OpenMemoryError::Network(describe(e));
+        let timeout = if method == Method::GET {
+            READ_TIMEOUT
+        } else {
+            WRITE_TIMEOUT
+        };
         let mut request = self
             .http
             .request(method, format!("{}{path}", self.base_url))
-            .timeout(TIMEOUT);
+            .timeout(timeout);
         if let Some(key) = &self.api_key {
             request = request.bearer_auth(key.expose_secret());
         }

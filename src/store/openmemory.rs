@@ -16,17 +16,20 @@ mod find;
 mod legacy;
 mod records;
 
+pub use legacy::Adopted;
+
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
 use rustc_hash::{FxBuildHasher, FxHashSet};
 use tokio::sync::{Mutex, MutexGuard, RwLock, Semaphore};
 
 use super::{
-    CallerExport, Greeted, Learned, MemoryStore, NewGreeting, RecordIndex, Renamed, Result,
-    StoreError, call_mark,
+    CallerExport, Greeted, IndexedRecord, Learned, MemoryStore, NewGreeting, RecordIndex, Renamed,
+    Result, StoreError, call_mark,
 };
 use crate::clients::{Added, Generation, OpenMemory, OpenMemoryError, Record};
 use crate::domain::caller_id::CallerId;
@@ -42,8 +45,11 @@ use records::{
 
 /// Changes of one caller exclude each other; callers share so many locks.
 const LOCKS: usize = 256;
-/// Requests under way at a time: the server is often a small one.
+/// Reads under way at a time: the server is often a small one.
 const CONCURRENT_REQUESTS: usize = 16;
+/// Changes under way at a time. The server makes them one after the other in
+/// any case; waiting here does not count against their time-out.
+const CONCURRENT_WRITES: usize = 1;
 /// Contents tried before a record counts as refused.
 const ATTEMPTS: u32 = 8;
 
@@ -61,6 +67,7 @@ pub struct OpenMemoryStore {
     generation: RwLock<Option<Generation>>,
     locks: Box<[Mutex<()>]>,
     requests: Semaphore,
+    writes: Semaphore,
 }
 
 /// A record of ours with its metadata read.
@@ -80,6 +87,7 @@ impl OpenMemoryStore {
             generation: RwLock::new(None),
             locks: std::iter::repeat_with(Mutex::default).take(LOCKS).collect(),
             requests: Semaphore::new(CONCURRENT_REQUESTS),
+            writes: Semaphore::new(CONCURRENT_WRITES),
         }
     }
 
@@ -97,8 +105,8 @@ impl OpenMemoryStore {
         }
         let found = self.client.generation().await?;
         tracing::info!("OpenMemory is connected ({found})");
-        if found == Generation::Second && !self.index.is_complete().await? {
-            self.rebuild_index().await?;
+        if found == Generation::Second {
+            self.catch_up().await?;
         }
         *generation = Some(found);
         Ok(found)
@@ -117,22 +125,22 @@ impl OpenMemoryStore {
         for attempt in 0..ATTEMPTS {
             let content = content(text, unique, attempt);
             let added = {
-                let _permit = self.permit().await?;
+                let _permit = permit(&self.writes).await?;
                 self.client
                     .add(user.as_deref(), &content, &["elaoms"], &value)
                     .await
             };
             match self.noticed(added).await? {
-                Added::Stored(id) => {
+                Added::Stored { id, sector } => {
                     if generation == Generation::Second {
-                        self.index
-                            .insert(metadata.key(), metadata.caller(), &id)
-                            .await?;
+                        let created_at = Timestamp::now().as_millisecond();
+                        let record = indexed(metadata, id, sector, created_at, &value);
+                        self.index.insert(vec![record]).await?;
                     }
                     return Ok(());
                 }
                 Added::Refused => {
-                    tracing::debug!("OpenMemory takes a record for another's; it is offered again")
+                    tracing::debug!("OpenMemory takes a record for another's; it is offered again");
                 }
             }
         }
@@ -143,16 +151,9 @@ impl OpenMemoryStore {
 
     async fn update(&self, id: &str, metadata: &Metadata) -> Result<()> {
         let value = to_json(metadata)?;
-        let _permit = self.permit().await?;
+        let _permit = permit(&self.writes).await?;
         let updated = self.client.update(id, &value).await;
         self.noticed(updated).await
-    }
-
-    async fn permit(&self) -> Result<tokio::sync::SemaphorePermit<'_>> {
-        self.requests
-            .acquire()
-            .await
-            .map_err(|_| StoreError::Unavailable("the store is closed".into()))
     }
 
     /// A server that was upgraded under us is asked for its generation anew.
@@ -599,6 +600,32 @@ impl MemoryStore for OpenMemoryStore {
             Ok(generation) => format!("OpenMemory ({generation})"),
             Err(error) => format!("OpenMemory ({error})"),
         }
+    }
+}
+
+async fn permit(semaphore: &Semaphore) -> Result<tokio::sync::SemaphorePermit<'_>> {
+    semaphore
+        .acquire()
+        .await
+        .map_err(|_| StoreError::Unavailable("the store is closed".into()))
+}
+
+/// What the index keeps of a record. A memory never changes, so that it need
+/// not be fetched again.
+fn indexed(
+    metadata: &Metadata,
+    id: String,
+    sector: String,
+    created_at: i64,
+    value: &serde_json::Value,
+) -> IndexedRecord {
+    IndexedRecord {
+        key: metadata.key().to_owned(),
+        caller: metadata.caller().to_owned(),
+        id,
+        created_at,
+        sector,
+        metadata: matches!(metadata, Metadata::Memory(_)).then(|| value.to_string()),
     }
 }
 

@@ -7,6 +7,7 @@ mod actors;
 mod command_line;
 mod delivery;
 mod load;
+mod observability;
 mod openmemory;
 mod openmemory_stand_in;
 mod payloads;

@@ -404,7 +404,7 @@ async fn everything_is_copied_between_stores_and_verified() {
             "{text}"
         );
 
-        // On SQLite now: nothing is missing, and a redelivered call counts once.
+        // On SQLite now: nothing is missing.
         service.set("OPENMEMORY_PORT", "");
         service.respawn().await;
         assert!(
@@ -446,4 +446,87 @@ async fn everything_is_copied_between_stores_and_verified() {
             3
         );
     }
+}
+
+#[tokio::test]
+async fn a_call_learned_elsewhere_counts_once_and_newer_calls_are_never_undone() {
+    for generation in BOTH {
+        let (_server, mut service) = start(generation).await;
+        let said = call("conv_1", AGENT, CALLER).caller("I like roses.");
+        service.end_call_and_settle(&said).await;
+        service.terminate().await;
+        let copy = ["migrate", "--from", "openmemory", "--to", "sqlite"];
+        assert_eq!(service.run(&copy).await.0, 0);
+
+        // The inbox forgets, ElevenLabs sends again.
+        let database = rusqlite::Connection::open(service.path("elaoms.db")).unwrap();
+        database.execute("DELETE FROM inbox", []).unwrap();
+        drop(database);
+        let url = service.set("OPENMEMORY_PORT", "");
+        service.respawn().await;
+        service.end_call_and_settle(&said).await;
+        assert_eq!(service.caller(CALLER).await["total_interactions"], 1);
+        assert_eq!(service.query("SELECT count(*) FROM memories"), 1);
+
+        service
+            .end_call_and_settle(
+                &call("conv_2", AGENT, CALLER)
+                    .caller("My name is Nora.")
+                    .later(60),
+            )
+            .await;
+        service.terminate().await;
+        service.set("OPENMEMORY_PORT", &url);
+        let (status, text) = service.run(&copy).await;
+        assert!(status == 1 && text.contains("newer calls"), "{text}");
+        service.set("OPENMEMORY_PORT", "");
+        service.respawn().await;
+        assert_eq!(service.caller(CALLER).await["name"], "Nora");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_who_rang_before_the_migration_keeps_the_legacy_name() {
+    for generation in BOTH {
+        let (server, mut service) = start(generation).await;
+        let metadata = |id: &str| json!({"user_id": CALLER, "conversation_id": id});
+        server.add_legacy(CALLER, "My name is Nora.", metadata("old_1"));
+        server.add_legacy(CALLER, "I like roses.", metadata("old_2"));
+        service
+            .end_call_and_settle(&call("conv_1", AGENT, CALLER).caller("It is me again."))
+            .await;
+        service.terminate().await;
+        for expected in ["merged into a Tier 1 that was there: 1", "already there: 1"] {
+            let (status, text) = service.run(&["migrate", CALLER]).await;
+            assert!(status == 0 && text.contains(expected), "{text}");
+        }
+        service.respawn().await;
+        let shown = service.caller(CALLER).await;
+        assert_eq!(
+            (&shown["name"], &shown["total_interactions"]),
+            (&json!("Nora"), &json!(3))
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_index_from_a_backup_catches_up() {
+    let (_server, mut service) = start(Generation::Second).await;
+    service.terminate().await;
+    std::fs::copy(service.path("elaoms.db"), service.path("backup.db")).unwrap();
+    service.respawn().await;
+    service
+        .end_call_and_settle(&call("conv_1", AGENT, CALLER).caller("My name is Nora."))
+        .await;
+    service.terminate().await;
+    std::fs::copy(service.path("backup.db"), service.path("elaoms.db")).unwrap();
+    service.respawn().await;
+    assert_eq!(
+        service.ring(CALLER, AGENT).await["dynamic_variables"]["user_name"],
+        "Nora"
+    );
+    assert_eq!(
+        service.found(CALLER, AGENT, "name").await,
+        ["My name is Nora."]
+    );
 }

@@ -106,10 +106,16 @@ impl Service {
             spawn(self.folder.path(), &self.settings, &self.log).await;
     }
 
-    /// Changes a setting for the next start.
-    pub fn set(&mut self, name: &'static str, value: &str) {
+    /// Changes a setting for the next start; returns what it was.
+    pub fn set(&mut self, name: &'static str, value: &str) -> String {
+        let old = self
+            .settings
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map(|(_, v)| v.clone());
         self.settings.retain(|(n, _)| *n != name);
         self.settings.push((name, value.to_owned()));
+        old.unwrap_or_default()
     }
 
     /// Runs a subcommand with the settings of this service, which must not be

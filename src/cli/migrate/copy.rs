@@ -93,8 +93,16 @@ async fn copy(
         .map_err(failed)?
         .ok_or("it vanished from the source")?;
     let there = target.export(caller).await.map_err(failed)?;
-    if there.is_some_and(|there| matches(there, &read)) {
-        return Ok(Outcome::Same);
+    if let Some(there) = there {
+        // Calls were learned there since: copying would undo them.
+        if there.profile.total_interactions > read.profile.total_interactions {
+            return Ok(Outcome::Failed(
+                "the target knows newer calls; it is left alone".into(),
+            ));
+        }
+        if matches(there, &read) {
+            return Ok(Outcome::Same);
+        }
     }
     let memories = read.memories.len();
     if dry_run {

@@ -25,7 +25,7 @@ pub(super) fn read(numbers: &[String], file: Option<&Path>) -> Result<Given, Str
             .map_err(|e| format!("{} cannot be read: {e}", file.display()))?,
         None => String::new(),
     };
-    let entries = numbers.iter().map(String::as_str).chain(entries_of(&text));
+    let entries = numbers.iter().map(String::as_str).chain(entries_of(&text)?);
     let mut callers = BTreeSet::new();
     let mut unreadable = 0;
     for entry in entries {
@@ -44,27 +44,44 @@ pub(super) fn read(numbers: &[String], file: Option<&Path>) -> Result<Given, Str
 }
 
 /// The entries of a file: the lines, or one column of a CSV with a header.
-fn entries_of(text: &str) -> impl Iterator<Item = &str> {
+///
+/// # Errors
+/// If there are several columns and none says that it holds callers.
+fn entries_of(text: &str) -> Result<Vec<&str>, String> {
+    // Excel begins a file with a byte order mark.
+    let text = text.trim_start_matches('\u{feff}');
     let mut lines = text
         .lines()
         .map(str::trim)
-        .filter(|l| !l.is_empty() && !l.starts_with('#'));
-    let first = lines.next().unwrap_or_default();
-    let column = split(first).position(|field| COLUMNS.contains(&field.to_lowercase().as_str()));
-    // Without a header the first line is an entry, and the first column counts.
-    let first = if column.is_some() { None } else { Some(first) };
-    let column = column.unwrap_or(0);
-    first
-        .into_iter()
-        .chain(lines)
-        .filter_map(move |line| split(line).nth(column))
+        .filter(|l| !l.is_empty() && !l.starts_with('#'))
+        .peekable();
+    let Some(first) = lines.peek() else {
+        return Ok(Vec::new());
+    };
+    let fields = split(first);
+    let named = fields.iter().position(|field| {
+        let name = field.to_lowercase().replace([' ', '-'], "_");
+        COLUMNS.contains(&name.as_str())
+    });
+    let column = match named {
+        Some(column) => {
+            lines.next();
+            column
+        }
+        None if fields.len() == 1 || CallerId::parse(fields[0]).is_ok() => 0,
+        None => return Err("the CSV has no column phone_number".into()),
+    };
+    Ok(lines
+        .filter_map(|line| split(line).get(column).copied())
         .filter(|entry| !entry.is_empty())
+        .collect())
 }
 
-/// Caller ids hold no commas, so quotes need only be taken off.
-fn split(line: &str) -> impl Iterator<Item = &str> {
+/// Numbers hold no commas, so quotes need only be taken off.
+fn split(line: &str) -> Vec<&str> {
     line.split([',', ';', '\t'])
         .map(|field| field.trim().trim_matches('"').trim())
+        .collect()
 }
 
 #[cfg(test)]
@@ -72,7 +89,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str, expected: &[&str]) {
-        assert_eq!(entries_of(text).collect::<Vec<_>>(), expected, "{text:?}");
+        assert_eq!(entries_of(text).unwrap(), expected, "{text:?}");
     }
 
     #[test]
@@ -86,9 +103,14 @@ mod tests {
             &["+1 612 555 1234"],
         );
         check(
+            "\u{feff}Phone Number;Customer\n+16125551234;Nora",
+            &["+16125551234"],
+        );
+        check(
             "+16125551234;Nora\n+16125559876;Tom",
             &["+16125551234", "+16125559876"],
         );
         check("", &[]);
+        assert!(entries_of("customer,number\n12345678,+16125551234").is_err());
     }
 }

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use super::*;
 
 /// Records in a page: one request, a few megabytes.
@@ -25,7 +23,7 @@ impl OpenMemoryStore {
         while found.len() < limit {
             let count = PAGE.min(limit - found.len());
             let page = {
-                let _permit = self.permit().await?;
+                let _permit = permit(&self.requests).await?;
                 self.client.user_page(key, count, found.len()).await
             };
             let page = self.noticed(page).await?;
@@ -39,45 +37,79 @@ impl OpenMemoryStore {
     }
 
     async fn find_by_index(&self, key: &str, limit: usize) -> Result<Vec<Record>> {
-        let ids = self.index.ids(key, limit).await?;
-        let records: Vec<Option<Record>> = stream::iter(ids)
-            .map(async |id| {
-                let _permit = self.permit().await?;
+        let indexed = self.index.records(key, limit).await?;
+        let records: Vec<Option<Record>> = stream::iter(indexed)
+            .map(async |indexed| {
+                let IndexedRecord {
+                    id,
+                    created_at,
+                    sector: primary_sector,
+                    metadata,
+                    ..
+                } = indexed;
+                if let Some(metadata) = metadata.and_then(|m| serde_json::from_str(&m).ok()) {
+                    let content = String::new();
+                    let record = Record {
+                        id,
+                        content,
+                        metadata,
+                        created_at,
+                        primary_sector,
+                        user_id: None,
+                    };
+                    return Ok(Some(record));
+                }
+                let _permit = permit(&self.requests).await?;
                 Ok::<_, StoreError>(self.client.get(&id).await?)
             })
             .buffered(CONCURRENT_REQUESTS)
             .try_collect()
             .await?;
-        // The index is only a list of ids: what a record is, it says itself.
+        // The index is only a list: what a record is, it says itself.
         let ours = |r: &Record| Metadata::of(r).is_some_and(|m| m.key() == key);
         Ok(records.into_iter().flatten().filter(ours).collect())
     }
 
-    /// Fills the index from everything the tenant holds.
-    pub(super) async fn rebuild_index(&self) -> Result<()> {
-        tracing::info!("The index of OpenMemory's records is rebuilt");
-        let count = self.index_records_since(i64::MIN).await?;
+    /// Brings the index up to what the tenant holds: all of it the first
+    /// time; later what is newer than the index, as after the restoring of a
+    /// backup or on another server.
+    pub(super) async fn catch_up(&self) -> Result<()> {
+        let complete = self.index.is_complete().await?;
+        let count = self.index_pages(|_, new| complete && new == 0).await?;
         self.index.set_complete().await?;
-        tracing::info!("The index of OpenMemory's records is complete: {count} records");
+        if count > 0 {
+            tracing::info!("{count} records of OpenMemory were added to the index");
+        }
         Ok(())
     }
 
     /// Indexes our records created since then.
-    async fn index_records_since(&self, since: i64) -> Result<usize> {
+    async fn index_records_since(&self, since: i64) -> Result<()> {
+        let old = |page: &[Record]| page.last().is_some_and(|r| r.created_at < since);
+        self.index_pages(|page, _| old(page)).await.map(drop)
+    }
+
+    /// Indexes page after page, newest first, until `done` says so of a page
+    /// and the number of records in it that were new.
+    async fn index_pages(&self, done: impl Fn(&[Record], usize) -> bool + Send) -> Result<usize> {
         let (mut offset, mut count) = (0, 0);
         loop {
             let page = self.page(offset).await?;
             offset += page.len();
-            for record in &page {
-                if let Some(metadata) = Metadata::of(record) {
-                    self.index
-                        .insert(metadata.key(), metadata.caller(), &record.id)
-                        .await?;
-                    count += 1;
-                }
-            }
-            let old = page.last().is_some_and(|r| r.created_at < since);
-            if page.len() < PAGE || old {
+            let ours = page.iter().filter_map(|record| {
+                let metadata = Metadata::of(record)?;
+                let (id, sector) = (record.id.clone(), record.primary_sector.clone());
+                Some(indexed(
+                    &metadata,
+                    id,
+                    sector,
+                    record.created_at,
+                    &record.metadata,
+                ))
+            });
+            let new = self.index.insert(ours.collect()).await?;
+            count += new;
+            if page.len() < PAGE || done(&page, new) {
                 return Ok(count);
             }
         }
@@ -98,7 +130,7 @@ impl OpenMemoryStore {
     }
 
     async fn page(&self, offset: usize) -> Result<Vec<Record>> {
-        let _permit = self.permit().await?;
+        let _permit = permit(&self.requests).await?;
         Ok(self.client.page(PAGE, offset).await?)
     }
 

@@ -34,7 +34,11 @@ impl OpenMemoryStore {
                 self.each_page(|page| {
                     for record in page {
                         let user = record.user_id.as_deref().unwrap_or_default();
-                        let caller = CallerId::parse_unmistakable(user)
+                        // A user of the legacy system is its caller, in any
+                        // form; `user:…` are storage keys.
+                        let caller = Some(user)
+                            .filter(|u| !u.is_empty() && !u.starts_with("user:"))
+                            .and_then(|u| CallerId::parse(u).ok())
                             .or_else(|| legacy::caller_of(&record.metadata));
                         if let (Some(caller), Some(memory)) = (caller, legacy(record))
                             && wanted.as_ref().is_none_or(|w| w.contains(&caller))
@@ -53,6 +57,56 @@ impl OpenMemoryStore {
             .collect();
         profiles.sort_by(|a, b| a.phone_number.cmp(&b.phone_number));
         Ok(profiles)
+    }
+}
+
+/// What became of a legacy profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adopted {
+    /// It is the caller's Tier 1 now.
+    New,
+    /// The caller had a Tier 1 already; it was completed from it.
+    Merged,
+    /// It had been adopted before.
+    AlreadyThere,
+}
+
+impl OpenMemoryStore {
+    /// Makes a legacy profile the caller's Tier 1, or completes the one that
+    /// is there: with its name if none is known, its earlier beginning, and its
+    /// calls. Once for each caller, however often it is asked.
+    ///
+    /// # Errors
+    /// If the server fails.
+    pub async fn adopt(&self, legacy: &UniversalProfile, dry_run: bool) -> Result<Adopted> {
+        let caller = &legacy.phone_number;
+        let _lock = self.lock(caller).await;
+        let known = self.profile_record(caller).await?;
+        let adopted = match &known {
+            Some(found) if found.value.legacy => return Ok(Adopted::AlreadyThere),
+            Some(found) if !found.value.provisional => Adopted::Merged,
+            _ => Adopted::New,
+        };
+        if dry_run {
+            return Ok(adopted);
+        }
+        self.settle_uncertain(caller).await?;
+        self.note_uncertain(caller).await?;
+        let (id, mut record) = match known {
+            Some(found) => (Some(found.id), found.value),
+            None => (None, ProfileRecord::new(caller, legacy.first_seen)),
+        };
+        let profile = UniversalProfile {
+            phone_number: caller.clone(),
+            name: record.name.clone().or_else(|| legacy.name.clone()),
+            first_seen: record.first_seen.min(legacy.first_seen),
+            total_interactions: record.total_interactions + legacy.total_interactions,
+        };
+        record.set(&profile);
+        record.legacy = true;
+        self.save_profile(id, record).await?;
+        self.forget_uncertain(caller).await?;
+        Ok(adopted)
     }
 }
 

@@ -84,6 +84,9 @@ pub(super) struct ProfileRecord {
     /// Calls that were begun to be learned; their memories may be there.
     #[serde(default)]
     pub pending: Vec<String>,
+    /// True once the caller's legacy calls are counted in it.
+    #[serde(default)]
+    pub legacy: bool,
     /// True until the first call is counted.
     #[serde(default)]
     pub provisional: bool,
@@ -101,6 +104,7 @@ impl ProfileRecord {
             agents: Vec::new(),
             learned: Vec::new(),
             pending: Vec::new(),
+            legacy: false,
             provisional: true,
         }
     }

@@ -142,16 +142,28 @@ fn state_of(
 
 fn learn(db: &Connection, learning: &Learning) -> Result<Learned> {
     let (caller, agent) = (&learning.caller, &learning.agent);
-    let applied =
-        db.prepare_cached(
-            "INSERT INTO learned_calls (conversation_id, caller, agent) VALUES (?1, ?2, ?3)
-             ON CONFLICT DO NOTHING",
-        )?
-        .execute([
-            learning.conversation_id.as_str(),
-            caller.as_str(),
-            agent.as_str(),
-        ])? == 1;
+    // Learned in another store, it is known by its mark alone.
+    let imported = first(
+        db,
+        "SELECT 1 FROM learned_calls WHERE conversation_id = ?1 AND caller = ?2",
+        params![
+            marked(&call_mark(&learning.conversation_id)),
+            caller.as_str()
+        ],
+        |_| Ok(()),
+    )?;
+    let applied = imported.is_none()
+        && db
+            .prepare_cached(
+                "INSERT INTO learned_calls (conversation_id, caller, agent, learned_at)
+                 VALUES (?1, ?2, ?3, unixepoch('subsec')) ON CONFLICT DO NOTHING",
+            )?
+            .execute([
+                learning.conversation_id.as_str(),
+                caller.as_str(),
+                agent.as_str(),
+            ])?
+            == 1;
     let (profile, state) = (profile_of(db, caller)?, state_of(db, caller, agent)?);
     if !applied {
         // The id may come again under another caller or agent; the first stands.
@@ -193,7 +205,7 @@ fn export(db: &Connection, caller: &CallerId) -> Result<Option<CallerExport>> {
     states.sort_by(|(a, _), (b, _)| a.cmp(b));
     let sql = "SELECT * FROM memories WHERE caller = ?1 ORDER BY id";
     let memories = query(db, sql, [caller.as_str()], rows::memory)?;
-    let sql = "SELECT conversation_id FROM learned_calls WHERE caller = ?1";
+    let sql = "SELECT conversation_id FROM learned_calls WHERE caller = ?1 ORDER BY learned_at";
     let learned = query(db, sql, [caller.as_str()], |row| {
         let id: String = row.get("conversation_id")?;
         Ok(match id.strip_prefix("mark:") {
@@ -230,7 +242,8 @@ fn import(db: &Connection, export: &CallerExport) -> Result<()> {
     }
     for mark in &export.learned {
         db.prepare_cached(
-            "INSERT INTO learned_calls (conversation_id, caller, agent) VALUES (?1, ?2, '')
+            "INSERT INTO learned_calls (conversation_id, caller, agent, learned_at)
+             VALUES (?1, ?2, '', unixepoch('subsec'))
              ON CONFLICT DO NOTHING",
         )?
         .execute([marked(mark), caller.as_str().to_owned()])?;

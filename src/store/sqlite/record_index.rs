@@ -6,7 +6,7 @@ use rusqlite::params;
 
 use super::SqliteDatabase;
 use super::rows::{self, first, millis, query};
-use crate::store::{RecordIndex, Result};
+use crate::store::{IndexedRecord, RecordIndex, Result};
 
 /// Stands for "everything was indexed once".
 const COMPLETE: &str = "";
@@ -36,25 +36,46 @@ impl SqliteRecordIndex {
 
 #[async_trait]
 impl RecordIndex for SqliteRecordIndex {
-    async fn ids(&self, key: &str, limit: usize) -> Result<Vec<String>> {
+    async fn records(&self, key: &str, limit: usize) -> Result<Vec<IndexedRecord>> {
         let key = key.to_owned();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.0
             .read(move |db| {
-                let sql =
-                    "SELECT id FROM record_index WHERE key = ?1 ORDER BY position DESC LIMIT ?2";
-                query(db, sql, params![key, limit], |row| Ok(row.get("id")?))
+                let sql = "SELECT * FROM record_index WHERE key = ?1
+                           ORDER BY created_at DESC, position DESC LIMIT ?2";
+                query(db, sql, params![key, limit], |row| {
+                    Ok(IndexedRecord {
+                        key: row.get("key")?,
+                        caller: row.get("caller")?,
+                        id: row.get("id")?,
+                        created_at: row.get("created_at")?,
+                        sector: row.get("sector")?,
+                        metadata: row.get("metadata")?,
+                    })
+                })
             })
             .await
     }
 
-    async fn insert(&self, key: &str, caller: &str, id: &str) -> Result<()> {
-        let (key, caller, id) = (key.to_owned(), caller.to_owned(), id.to_owned());
+    async fn insert(&self, records: Vec<IndexedRecord>) -> Result<usize> {
         self.0
             .write(move |db| {
-                let sql = "INSERT INTO record_index (key, caller, id) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
-                db.prepare_cached(sql)?.execute([key, caller, id])?;
-                Ok(())
+                let mut insert = db.prepare_cached(
+                    "INSERT INTO record_index (key, caller, id, created_at, sector, metadata)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING",
+                )?;
+                let mut new = 0;
+                for r in records {
+                    new += insert.execute(params![
+                        r.key,
+                        r.caller,
+                        r.id,
+                        r.created_at,
+                        r.sector,
+                        r.metadata
+                    ])?;
+                }
+                Ok(new)
             })
             .await
     }

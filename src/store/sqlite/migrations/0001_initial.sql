@@ -26,10 +26,10 @@ CREATE TABLE conversation_states (
 CREATE TABLE learned_calls (
     conversation_id TEXT PRIMARY KEY,
     caller          TEXT NOT NULL,
-    agent           TEXT NOT NULL
+    agent           TEXT NOT NULL,
+    learned_at      REAL NOT NULL -- seconds
 ) STRICT, WITHOUT ROWID;
-
-CREATE INDEX learned_calls_of_caller ON learned_calls (caller);
+CREATE INDEX learned_calls_of_caller ON learned_calls (caller, learned_at);
 
 CREATE TABLE memories (
     id              INTEGER PRIMARY KEY,
@@ -92,11 +92,15 @@ CREATE TABLE heartbeat (
 -- Where records are in an OpenMemory that cannot be asked by user.
 CREATE TABLE record_index (
     position INTEGER PRIMARY KEY, -- order of arrival
-    key      TEXT NOT NULL,
-    caller   TEXT NOT NULL,
-    id       TEXT NOT NULL,
+    key        TEXT NOT NULL,
+    caller     TEXT NOT NULL,
+    id         TEXT NOT NULL,
+    created_at INTEGER NOT NULL, -- by the server's clock
+    sector     TEXT NOT NULL,
+    metadata   TEXT,             -- of records that never change: memories
     UNIQUE (key, id)
 ) STRICT;
+CREATE INDEX record_index_newest ON record_index (key, created_at, position);
 
 -- Callers of whom records may be stored that are not in the index; the empty
 -- caller stands for "everything was indexed once".
