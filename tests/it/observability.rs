@@ -644,7 +644,6 @@ async fn faults_raise_the_right_alerts_and_their_end_resolves_them() {
         "ElaomsOpenAiFailing",
         "ElaomsTierOneFailing",
         "ElaomsAgentCacheMissing",
-        "ElaomsDown",
     ] {
         assert_eq!(prometheus.alert(quiet).await, "none", "{quiet}");
     }
