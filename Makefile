@@ -1,18 +1,23 @@
-.PHONY: test tools demo
+.PHONY: test tools dashboards demo
 
 # Everything the tests need beyond cargo; apt-get is used only for what is missing.
 tools:
 	@missing=; \
 	command -v prometheus >/dev/null && command -v promtool >/dev/null || missing="$$missing prometheus"; \
 	command -v prometheus-alertmanager >/dev/null || command -v alertmanager >/dev/null || missing="$$missing prometheus-alertmanager"; \
+	command -v npm >/dev/null || missing="$$missing nodejs npm"; \
 	command -v cc >/dev/null || missing="$$missing build-essential"; \
 	if [ -n "$$missing" ]; then \
 		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 		$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; \
 	fi
 
-test: tools
+test: tools dashboards
 	cargo test --locked
+
+# The dashboards against Grafana's own types.
+dashboards: tools
+	cd grafana/typecheck && npm install --silent --no-audit --no-fund --no-package-lock && npm run --silent check
 
 demo:
 	cargo run --release --locked -- demo

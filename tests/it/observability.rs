@@ -409,7 +409,7 @@ async fn every_expression_has_data_on_a_real_prometheus() {
     }
     for (name, dashboard) in dashboards() {
         for annotation in dashboard["annotations"]["list"].as_array().unwrap() {
-            if let Some(query) = annotation["expr"].as_str() {
+            if let Some(query) = annotation["target"]["expr"].as_str() {
                 expressions.push((format!("{name} / annotation"), query.to_owned()));
             }
         }
