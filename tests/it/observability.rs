@@ -694,3 +694,45 @@ async fn faults_raise_the_right_alerts_and_their_end_resolves_them() {
     prometheus.wait_for_alert("ElaomsDown", "firing").await;
     manager.wait_for("ElaomsDown").await;
 }
+
+// --- logs --------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_call_can_be_followed_through_the_log_and_callers_appear_as_wished() {
+    for (format, shown) in [
+        ("full", Some("+16125550101")),
+        ("masked", Some("+16*******01")),
+        ("hashed", None),
+    ] {
+        let service =
+            Service::start_with(&[("LOG_FORMAT", "json"), ("LOG_CALLER_IDS", format)]).await;
+        service
+            .end_call_and_settle(&call("conv_1", AGENT, CALLER).caller("I like roses."))
+            .await;
+        service.search(CALLER, AGENT, "roses").await;
+        service.wait_for_log("Stored agent-specific state").await;
+        let log = service.log();
+        let lines: Vec<Value> = log
+            .lines()
+            .filter_map(|l| serde_json::from_str(l).ok())
+            .collect();
+        for phrase in [
+            "Processing memories",
+            "Updated universal profile",
+            "Generating next greeting",
+            "Stored agent-specific state",
+        ] {
+            let line = lines
+                .iter()
+                .find(|l| l["message"].as_str().is_some_and(|m| m.starts_with(phrase)));
+            let span = &line.unwrap_or_else(|| panic!("{phrase} is not in\n{log}"))["span"];
+            assert_eq!(
+                (&span["name"], &span["conversation"], &span["agent"]),
+                (&json!("post-call"), &json!("conv_1"), &json!(AGENT))
+            );
+            let caller = span["caller"].as_str().unwrap();
+            assert_eq!(shown.unwrap_or(caller), caller);
+        }
+        assert_eq!(log.contains(CALLER), format == "full", "{log}");
+    }
+}
