@@ -12,9 +12,11 @@
 //!   one tenant: they are found by the ids that the [`RecordIndex`] keeps,
 //!   which can be rebuilt from the server.
 
+mod change;
 mod find;
 mod legacy;
 mod records;
+mod transfer;
 
 pub use legacy::Adopted;
 
@@ -209,78 +211,6 @@ impl OpenMemoryStore {
         }))
     }
 
-    /// Marks the beginning of a call. True if it had been begun before, so
-    /// that some of its memories may be there.
-    async fn begin(
-        &self,
-        learning: &Learning,
-        known: Option<Found<ProfileRecord>>,
-        mark: &str,
-    ) -> Result<bool> {
-        let caller = &learning.caller;
-        match known {
-            Some(found) if found.value.pending.iter().any(|m| m == mark) => Ok(true),
-            Some(mut found) => {
-                found.value.pending.push(mark.to_owned());
-                self.update(&found.id, &Metadata::Profile(found.value))
-                    .await?;
-                Ok(false)
-            }
-            None => {
-                let mut provisional = ProfileRecord::new(caller, learning.started_at);
-                provisional.pending.push(mark.to_owned());
-                self.save_profile(None, provisional).await?;
-                Ok(false)
-            }
-        }
-    }
-
-    async fn add_memories(
-        &self,
-        caller: &CallerId,
-        memories: &[Memory],
-        check: bool,
-    ) -> Result<()> {
-        let mut there: FxHashSet<(String, u32)> = FxHashSet::default();
-        if check {
-            for memory in self.all_memories(caller, usize::MAX).await? {
-                there.insert((memory.conversation_id.to_string(), memory.ordinal));
-            }
-        }
-        for memory in memories {
-            let place = (memory.conversation_id.to_string(), memory.ordinal);
-            if !there.contains(&place) {
-                let unique = format!("{} {} {}", caller.as_str(), place.0, place.1);
-                let record = MemoryRecord::new(caller, memory);
-                self.add(&Metadata::Memory(record), &memory.content, &unique)
-                    .await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn save_profile(&self, id: Option<String>, record: ProfileRecord) -> Result<()> {
-        if let Some(id) = id {
-            return self.update(&id, &Metadata::Profile(record)).await;
-        }
-        let key = record.key.clone();
-        self.add(&Metadata::Profile(record), "Universal caller profile", &key)
-            .await
-    }
-
-    async fn save_state(&self, id: Option<String>, record: StateRecord) -> Result<()> {
-        if let Some(id) = id {
-            return self.update(&id, &Metadata::State(record)).await;
-        }
-        let key = record.key.clone();
-        self.add(
-            &Metadata::State(record),
-            "Conversation state of a caller with an agent",
-            &key,
-        )
-        .await
-    }
-
     /// A caller's memories in order, each once; this caller's alone.
     async fn all_memories(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>> {
         let records = self.find(&memories_key(caller), limit).await?;
@@ -344,168 +274,15 @@ impl MemoryStore for OpenMemoryStore {
     }
 
     async fn learn(&self, learning: &Learning) -> Result<Learned> {
-        let (caller, agent) = (&learning.caller, &learning.agent);
-        let _lock = self.lock(caller).await;
-        let mark = call_mark(&learning.conversation_id);
-        self.settle_uncertain(caller).await?;
-        let known = self.profile_record(caller).await?;
-        if let Some(found) = &known
-            && found.value.learned.contains(&mark)
-        {
-            let state = self
-                .state_record(caller, agent)
-                .await?
-                .map(|f| f.value.state());
-            let (Some(profile), Some(state)) = (found.value.profile(), state) else {
-                return Err(StoreError::Corrupt(
-                    "a learned call belongs to somebody else".into(),
-                ));
-            };
-            return Ok(Learned {
-                applied: false,
-                profile,
-                state,
-            });
-        }
-
-        self.note_uncertain(caller).await?;
-        let begun_before = self.begin(learning, known, &mark).await?;
-        self.add_memories(caller, &learning.memories, begun_before)
-            .await?;
-
-        let found = self.state_record(caller, agent).await?;
-        let (id, mut record) = match found {
-            Some(found) => (Some(found.id), Some(found.value)),
-            None => (None, None),
-        };
-        let counted = record.as_ref().is_some_and(|r| r.learned.contains(&mark));
-        let state = if counted {
-            record.as_ref().map(StateRecord::state)
-        } else {
-            let state =
-                ConversationState::after_call(record.as_ref().map(StateRecord::state), learning);
-            let mut learned = record.take().map(|r| r.learned).unwrap_or_default();
-            note(&mut learned, &mark);
-            let record = StateRecord {
-                learned,
-                ..StateRecord::new(caller, agent, &state)
-            };
-            self.save_state(id, record).await?;
-            Some(state)
-        };
-        let state = state.ok_or_else(|| StoreError::Corrupt("a state vanished".into()))?;
-
-        let Some(Found {
-            id,
-            value: mut record,
-        }) = self.profile_record(caller).await?
-        else {
-            return Err(StoreError::Unavailable(
-                "OpenMemory has lost a profile that it stored".into(),
-            ));
-        };
-        let before = record.profile().filter(|_| !record.provisional);
-        let profile = UniversalProfile::after_call(before, learning);
-        record.set(&profile);
-        note(&mut record.learned, &mark);
-        record.pending.retain(|m| *m != mark);
-        if !record.agents.iter().any(|a| a == agent.as_str()) {
-            record.agents.push(agent.to_string());
-        }
-        self.update(&id, &Metadata::Profile(record)).await?;
-        self.forget_uncertain(caller).await?;
-        Ok(Learned {
-            applied: true,
-            profile,
-            state,
-        })
+        self.learn_once(learning).await
     }
 
-    async fn store_greeting(&self, new: &NewGreeting) -> Result<Option<Greeted>> {
-        let _lock = self.lock(&new.caller).await;
-        let profile = self
-            .profile_record(&new.caller)
-            .await?
-            .filter(|f| !f.value.provisional);
-        let state = self.state_record(&new.caller, &new.agent).await?;
-        let (Some(mut profile_record), Some(state_record)) = (profile, state) else {
-            return Ok(None);
-        };
-        if profile_record.value.name.is_none() && new.name.is_some() {
-            profile_record.value.name.clone_from(&new.name);
-            self.update(
-                &profile_record.id,
-                &Metadata::Profile(profile_record.value.clone()),
-            )
-            .await?;
-        }
-        let profile = profile_record
-            .value
-            .profile()
-            .ok_or_else(|| StoreError::Corrupt("a profile has no caller".into()))?;
-        let state = state_record.value.state();
-        let Some(greeted) = state.with_greeting(&new.greeting, new.order) else {
-            return Ok(Some(Greeted {
-                stored: false,
-                profile,
-                state,
-            }));
-        };
-        let record = StateRecord {
-            learned: state_record.value.learned,
-            ..StateRecord::new(&new.caller, &new.agent, &greeted)
-        };
-        self.save_state(Some(state_record.id), record).await?;
-        Ok(Some(Greeted {
-            stored: true,
-            profile,
-            state: greeted,
-        }))
+    async fn store_greeting(&self, greeting: &NewGreeting) -> Result<Option<Greeted>> {
+        self.greet(greeting).await
     }
 
     async fn rename(&self, caller: &CallerId, name: &CallerName) -> Result<Option<Renamed>> {
-        let _lock = self.lock(caller).await;
-        let found = self
-            .profile_record(caller)
-            .await?
-            .filter(|f| !f.value.provisional);
-        let Some(Found {
-            id,
-            value: mut record,
-        }) = found
-        else {
-            return Ok(None);
-        };
-        let old = record.name.replace(name.clone());
-        let agents: Vec<AgentId> = record
-            .agents
-            .iter()
-            .filter_map(|a| AgentId::parse(a).ok())
-            .collect();
-        let profile = record
-            .profile()
-            .ok_or_else(|| StoreError::Corrupt("a profile has no caller".into()))?;
-        self.update(&id, &Metadata::Profile(record)).await?;
-        let mut states = Vec::new();
-        for agent in agents {
-            let Some(found) = self.state_record(caller, &agent).await? else {
-                continue;
-            };
-            let mut state = found.value.state();
-            if old
-                .as_ref()
-                .is_some_and(|old| old != name && state.forget_name(old))
-            {
-                let learned = found.value.learned;
-                let record = StateRecord {
-                    learned,
-                    ..StateRecord::new(caller, &agent, &state)
-                };
-                self.save_state(Some(found.id), record).await?;
-            }
-            states.push((agent, state));
-        }
-        Ok(Some(Renamed { profile, states }))
+        self.change_name(caller, name).await
     }
 
     async fn memories(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>> {
@@ -513,79 +290,15 @@ impl MemoryStore for OpenMemoryStore {
     }
 
     async fn callers(&self) -> Result<Vec<CallerId>> {
-        let mut callers: Vec<CallerId> = Vec::new();
-        self.each_page(|page| {
-            callers.extend(
-                page.iter()
-                    .filter_map(|record| match Metadata::of(record)? {
-                        Metadata::Profile(profile) if !profile.provisional => {
-                            CallerId::parse(&profile.caller).ok()
-                        }
-                        _ => None,
-                    }),
-            );
-        })
-        .await?;
-        callers.sort_unstable();
-        callers.dedup();
-        Ok(callers)
+        self.all_callers().await
     }
 
     async fn export(&self, caller: &CallerId) -> Result<Option<CallerExport>> {
-        let Some(found) = self
-            .profile_record(caller)
-            .await?
-            .filter(|f| !f.value.provisional)
-        else {
-            return Ok(None);
-        };
-        let profile = found
-            .value
-            .profile()
-            .ok_or_else(|| StoreError::Corrupt("a profile has no caller".into()))?;
-        let mut states = self.conversation_states(caller).await?;
-        states.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let memories = self.all_memories(caller, usize::MAX).await?;
-        Ok(Some(CallerExport {
-            profile,
-            states,
-            memories,
-            learned: found.value.learned,
-        }))
+        self.read_out(caller).await
     }
 
     async fn import(&self, export: &CallerExport) -> Result<()> {
-        let caller = &export.profile.phone_number;
-        let _lock = self.lock(caller).await;
-        self.settle_uncertain(caller).await?;
-        self.note_uncertain(caller).await?;
-        self.add_memories(caller, &export.memories, true).await?;
-        for (agent, state) in &export.states {
-            let found = self.state_record(caller, agent).await?;
-            let (id, learned) = found.map(|f| (f.id, f.value.learned)).unzip();
-            let learned = learned.unwrap_or_default();
-            let record = StateRecord {
-                learned,
-                ..StateRecord::new(caller, agent, state)
-            };
-            self.save_state(id, record).await?;
-        }
-        let known = self.profile_record(caller).await?;
-        let (id, mut record) = match known {
-            Some(found) => (Some(found.id), found.value),
-            None => (None, ProfileRecord::new(caller, export.profile.first_seen)),
-        };
-        record.set(&export.profile);
-        for mark in &export.learned {
-            note(&mut record.learned, mark);
-        }
-        for (agent, _) in &export.states {
-            if !record.agents.iter().any(|a| a == agent.as_str()) {
-                record.agents.push(agent.to_string());
-            }
-        }
-        self.save_profile(id, record).await?;
-        self.forget_uncertain(caller).await
+        self.take_in(export).await
     }
 
     /// Asks only: a record written to prove that writing works would stay.
