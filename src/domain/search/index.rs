@@ -10,7 +10,7 @@ use crate::domain::memory::{Memory, MemoryKind};
 pub const MAX_RESULTS: usize = 10;
 
 /// Most memories of one caller that are searched, the newest ones. Bounds
-/// what a session holds: about 1 KB a memory.
+/// what a session holds.
 pub const MAX_INDEXED: usize = 20_000;
 
 /// BM25: how fast repetition of a term saturates.
