@@ -177,12 +177,8 @@ impl OpenMemoryStore {
                 }),
                 _ => None,
             });
-        // An addition whose answer was lost may have been repeated: the one
-        // that was counted in since is the one that is kept up.
-        Ok(found.max_by(|a, b| {
-            let rank =
-                |f: &Found<ProfileRecord>| (f.value.total_interactions, f.value.learned.len());
-            rank(a).cmp(&rank(b)).then_with(|| b.id.cmp(&a.id))
+        Ok(kept_up(found, |value| {
+            (value.total_interactions, value.learned.len())
         }))
     }
 
@@ -205,9 +201,8 @@ impl OpenMemoryStore {
                 }
                 _ => None,
             });
-        Ok(found.max_by(|a, b| {
-            let rank = |f: &Found<StateRecord>| (f.value.conversation_count, f.value.learned.len());
-            rank(a).cmp(&rank(b)).then_with(|| b.id.cmp(&a.id))
+        Ok(kept_up(found, |value| {
+            (value.conversation_count, value.learned.len())
         }))
     }
 
@@ -314,6 +309,19 @@ impl MemoryStore for OpenMemoryStore {
             Err(error) => format!("OpenMemory ({error})"),
         }
     }
+}
+
+/// Of records with one key, the one to go on with. An addition whose answer was
+/// lost may have been repeated: the one that was counted in since is kept up.
+fn kept_up<T>(
+    found: impl Iterator<Item = Found<T>>,
+    rank: impl Fn(&T) -> (u64, usize),
+) -> Option<Found<T>> {
+    found.max_by(|a, b| {
+        rank(&a.value)
+            .cmp(&rank(&b.value))
+            .then_with(|| b.id.cmp(&a.id))
+    })
 }
 
 async fn permit(semaphore: &Semaphore) -> Result<tokio::sync::SemaphorePermit<'_>> {

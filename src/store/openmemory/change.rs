@@ -34,27 +34,22 @@ impl OpenMemoryStore {
         self.add_memories(caller, &learning.memories, begun_before)
             .await?;
 
-        let found = self.state_record(caller, agent).await?;
-        let (id, mut record) = match found {
-            Some(found) => (Some(found.id), Some(found.value)),
-            None => (None, None),
+        let state = match self.state_record(caller, agent).await? {
+            Some(found) if found.value.learned.contains(&mark) => found.value.state(),
+            found => {
+                let known = found.as_ref().map(|f| f.value.state());
+                let state = ConversationState::after_call(known, learning);
+                let (id, learned) = found.map(|f| (f.id, f.value.learned)).unzip();
+                let mut learned = learned.unwrap_or_default();
+                note(&mut learned, &mark);
+                let record = StateRecord {
+                    learned,
+                    ..StateRecord::new(caller, agent, &state)
+                };
+                self.save_state(id, record).await?;
+                state
+            }
         };
-        let counted = record.as_ref().is_some_and(|r| r.learned.contains(&mark));
-        let state = if counted {
-            record.as_ref().map(StateRecord::state)
-        } else {
-            let state =
-                ConversationState::after_call(record.as_ref().map(StateRecord::state), learning);
-            let mut learned = record.take().map(|r| r.learned).unwrap_or_default();
-            note(&mut learned, &mark);
-            let record = StateRecord {
-                learned,
-                ..StateRecord::new(caller, agent, &state)
-            };
-            self.save_state(id, record).await?;
-            Some(state)
-        };
-        let state = state.ok_or_else(|| StoreError::Corrupt("a state vanished".into()))?;
 
         let Some(Found {
             id,
@@ -70,9 +65,7 @@ impl OpenMemoryStore {
         record.set(&profile);
         note(&mut record.learned, &mark);
         record.pending.retain(|m| *m != mark);
-        if !record.agents.iter().any(|a| a == agent.as_str()) {
-            record.agents.push(agent.to_string());
-        }
+        record.add_agent(agent);
         self.update(&id, &Metadata::Profile(record)).await?;
         self.forget_uncertain(caller).await?;
         Ok(Learned {

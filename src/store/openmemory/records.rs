@@ -118,6 +118,13 @@ impl ProfileRecord {
         })
     }
 
+    /// Notes that the caller has a state with this agent.
+    pub fn add_agent(&mut self, agent: &AgentId) {
+        if !self.agents.iter().any(|a| a == agent.as_str()) {
+            self.agents.push(agent.to_string());
+        }
+    }
+
     pub fn set(&mut self, profile: &UniversalProfile) {
         self.name.clone_from(&profile.name);
         self.first_seen = profile.first_seen;

@@ -71,9 +71,7 @@ impl OpenMemoryStore {
             note(&mut record.learned, mark);
         }
         for (agent, _) in &export.states {
-            if !record.agents.iter().any(|a| a == agent.as_str()) {
-                record.agents.push(agent.to_string());
-            }
+            record.add_agent(agent);
         }
         self.save_profile(id, record).await?;
         self.forget_uncertain(caller).await
