@@ -6,6 +6,7 @@
 mod actors;
 mod command_line;
 mod delivery;
+mod first_start;
 mod load;
 mod observability;
 mod openmemory;
