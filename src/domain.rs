@@ -11,6 +11,7 @@ pub mod breaker;
 pub mod call_event;
 pub mod caller_id;
 pub mod envelope;
+mod fields;
 pub mod greeting;
 pub mod ids;
 pub mod learning;

@@ -6,10 +6,14 @@
 //! be told at all is an error, and the caller of this module keeps its body
 //! as a dead letter.
 
+use std::collections::VecDeque;
+
 use jiff::Timestamp;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::caller_id::CallerId;
+use super::fields::{each_element, each_field, fields, text};
 use super::ids::{AgentId, ConversationId};
 
 /// One authenticated post-call event.
@@ -137,111 +141,180 @@ pub enum EventError {
     NoAgent,
 }
 
+/// Most turns of a call that are learned from: half from its start, half from
+/// its end. Two hours of talk have fewer; the archive keeps all.
+pub const MAX_TURNS: usize = 2_000;
+/// Longest turn learned from, in characters: some four minutes without a pause.
+pub const MAX_TURN_CHARS: usize = 4_000;
+/// Longest name of a collected value, in characters.
+const MAX_KEY_CHARS: usize = 200;
+/// Most collected values learned from.
+pub const MAX_FACTS: usize = 200;
+
 /// Reads an event. `received_at` stands in for the start of a call whose
-/// event carries no time.
+/// event carries no time. Takes time and memory in proportion to what is said
+/// in the call.
 ///
 /// # Errors
 /// [`EventError`] if the type, conversation or agent cannot be told.
 pub fn parse(body: &[u8], received_at: Timestamp) -> Result<CallEvent, EventError> {
-    let root: Value =
-        serde_json::from_slice(body).map_err(|e| EventError::NotJson(e.to_string()))?;
-    let kind = root["type"]
-        .as_str()
-        .and_then(EventKind::from_wire)
+    let not_json = |e: &dyn std::fmt::Display| EventError::NotJson(e.to_string());
+    let body = std::str::from_utf8(body).map_err(|e| not_json(&e))?;
+    let body: &RawValue = serde_json::from_str(body).map_err(|e| not_json(&e))?;
+    let [kind, data, event_timestamp] = fields(body.get(), ["type", "data", "event_timestamp"]);
+    let kind = text(kind)
+        .and_then(|kind| EventKind::from_wire(&kind))
         .ok_or(EventError::UnknownType)?;
-    let data = &root["data"];
+    let data = Data::read(data);
     let key = EventKey {
         kind,
-        conversation_id: data["conversation_id"]
-            .as_str()
-            .and_then(|id| ConversationId::parse(id).ok())
+        conversation_id: text(data.conversation_id)
+            .and_then(|id| ConversationId::parse(&id).ok())
             .ok_or(EventError::NoConversation)?,
-        agent_id: data["agent_id"]
-            .as_str()
-            .and_then(|id| AgentId::parse(id).ok()),
+        agent_id: text(data.agent_id).and_then(|id| AgentId::parse(&id).ok()),
     };
     Ok(match kind {
         EventKind::Audio => CallEvent::Audio(key),
         EventKind::InitiationFailure => CallEvent::InitiationFailure(key),
         EventKind::Transcription if key.agent_id.is_none() => return Err(EventError::NoAgent),
-        EventKind::Transcription => CallEvent::Transcription(Call {
-            key,
-            caller: caller_of(data),
-            started_at: unix_seconds(&data["metadata"]["start_time_unix_secs"])
-                .or_else(|| unix_seconds(&root["event_timestamp"]))
-                .unwrap_or(received_at),
-            turns: turns_of(data),
-            facts: facts_of(data),
-        }),
+        EventKind::Transcription => {
+            let [started, phone_call, whatsapp] = fields(
+                data.metadata,
+                ["start_time_unix_secs", "phone_call", "whatsapp"],
+            );
+            CallEvent::Transcription(Call {
+                key,
+                caller: caller_of(&data, phone_call, whatsapp),
+                started_at: unix_seconds(started)
+                    .or_else(|| unix_seconds(event_timestamp))
+                    .unwrap_or(received_at),
+                turns: turns_of(data.transcript),
+                facts: facts_of(data.analysis),
+            })
+        }
     })
+}
+
+/// The parts of `data` that we read, each as it stands in the body.
+struct Data<'a> {
+    conversation_id: &'a str,
+    agent_id: &'a str,
+    user_id: &'a str,
+    transcript: &'a str,
+    metadata: &'a str,
+    analysis: &'a str,
+    initiation: &'a str,
+}
+
+impl<'a> Data<'a> {
+    fn read(data: &'a str) -> Self {
+        let [
+            conversation_id,
+            agent_id,
+            user_id,
+            transcript,
+            metadata,
+            analysis,
+            initiation,
+        ] = fields(
+            data,
+            [
+                "conversation_id",
+                "agent_id",
+                "user_id",
+                "transcript",
+                "metadata",
+                "analysis",
+                "conversation_initiation_client_data",
+            ],
+        );
+        Self {
+            conversation_id,
+            agent_id,
+            user_id,
+            transcript,
+            metadata,
+            analysis,
+            initiation,
+        }
+    }
 }
 
 /// Which caller a call belongs to: the first of these that is present decides,
 /// even if it says that the number is withheld.
-fn caller_of(data: &Value) -> Option<CallerId> {
-    let phone = &data["metadata"]["phone_call"];
-    let variables = &data["conversation_initiation_client_data"]["dynamic_variables"];
-    let outbound = phone["direction"].as_str() == Some("outbound");
-    let variable = if outbound {
-        "system__called_number"
-    } else {
-        "system__caller_id"
-    };
-    let candidates = [
-        &phone["external_number"],
-        &variables[variable],
-        &data["metadata"]["whatsapp"]["whatsapp_user_id"],
-    ];
-    if let Some(raw) = candidates.into_iter().find_map(non_empty) {
-        return CallerId::parse(raw).ok();
+fn caller_of(data: &Data<'_>, phone_call: &str, whatsapp: &str) -> Option<CallerId> {
+    let [direction, external_number] = fields(phone_call, ["direction", "external_number"]);
+    let [variables] = fields(data.initiation, ["dynamic_variables"]);
+    let [caller_id, called_number] =
+        fields(variables, ["system__caller_id", "system__called_number"]);
+    let [whatsapp_user_id] = fields(whatsapp, ["whatsapp_user_id"]);
+    let outbound = text(direction).as_deref() == Some("outbound");
+    let variable = if outbound { called_number } else { caller_id };
+    let named = [external_number, variable, whatsapp_user_id]
+        .into_iter()
+        .find_map(text);
+    if let Some(raw) = named {
+        return CallerId::parse(&raw).ok();
     }
-    non_empty(&data["user_id"]).and_then(CallerId::parse_unmistakable)
+    text(data.user_id).and_then(|id| CallerId::parse_unmistakable(&id))
 }
 
-fn non_empty(value: &Value) -> Option<&str> {
-    value.as_str().map(str::trim).filter(|s| !s.is_empty())
+fn turns_of(transcript: &str) -> Vec<Turn> {
+    let mut turns: Vec<Turn> = Vec::new();
+    let mut tail: VecDeque<Turn> = VecDeque::new();
+    each_element(transcript, |turn| {
+        let [role, message] = fields(turn, ["role", "message"]);
+        let Some(message) = text(message) else {
+            return;
+        };
+        let role = match text(role).as_deref() {
+            Some("user") => Role::Caller,
+            _ => Role::Agent,
+        };
+        let text = shortened(message, MAX_TURN_CHARS);
+        let turn = Turn { role, text };
+        if turns.len() < MAX_TURNS / 2 {
+            turns.push(turn);
+        } else {
+            if tail.len() == MAX_TURNS / 2 {
+                tail.pop_front();
+            }
+            tail.push_back(turn);
+        }
+    });
+    turns.extend(tail);
+    turns
 }
 
-fn turns_of(data: &Value) -> Vec<Turn> {
-    let Some(list) = data["transcript"].as_array() else {
-        return Vec::new();
-    };
-    list.iter()
-        .filter_map(|turn| {
-            let text = non_empty(&turn["message"])?;
-            let role = match turn["role"].as_str() {
-                Some("user") => Role::Caller,
-                _ => Role::Agent,
-            };
-            Some(Turn {
-                role,
-                text: text.to_owned(),
-            })
-        })
-        .collect()
+fn shortened(mut text: String, most: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(most) {
+        text.truncate(end);
+    }
+    text
 }
 
-fn facts_of(data: &Value) -> Vec<Fact> {
-    let Some(results) = data["analysis"]["data_collection_results"].as_object() else {
-        return Vec::new();
-    };
-    results
-        .iter()
-        .filter_map(|(key, result)| {
-            let value = match &result["value"] {
-                Value::String(text) if text.trim().is_empty() => return None,
-                value @ (Value::String(_) | Value::Number(_) | Value::Bool(_)) => value.clone(),
-                _ => return None,
-            };
-            Some(Fact {
-                key: key.clone(),
-                value,
-            })
-        })
-        .collect()
+fn facts_of(analysis: &str) -> Vec<Fact> {
+    let [results] = fields(analysis, ["data_collection_results"]);
+    let mut facts = Vec::new();
+    each_field(results, |key, result| {
+        let [value] = fields(result, ["value"]);
+        let value = match value.as_bytes().first() {
+            Some(b'"') => text(value).map(|t| Value::String(shortened(t, MAX_TURN_CHARS))),
+            // Neither null nor a list nor an object.
+            Some(b't' | b'f' | b'-' | b'0'..=b'9') => serde_json::from_str(value).ok(),
+            _ => None,
+        };
+        if let Some(value) = value {
+            let key = shortened(key.into_owned(), MAX_KEY_CHARS);
+            facts.push(Fact { key, value });
+        }
+        facts.len() < MAX_FACTS
+    });
+    facts
 }
 
-fn unix_seconds(value: &Value) -> Option<Timestamp> {
+fn unix_seconds(value: &str) -> Option<Timestamp> {
+    let value: serde_json::Number = serde_json::from_str(value).ok()?;
     let seconds = value.as_i64().or_else(|| {
         // Whole seconds are all we keep of a fraction.
         #[expect(clippy::cast_possible_truncation)]

@@ -200,6 +200,8 @@ fn within_limits(greeting: &str) -> Result<String, GreetingError> {
     }
     greeting
         .char_indices()
+        // Whatever stands behind is too long to fit, however much it is.
+        .take(MAX_GREETING_CHARS)
         .filter(|&(i, c)| {
             let next = greeting[i + c.len_utf8()..].chars().next();
             let cut = &greeting[..i];

@@ -19,12 +19,15 @@ use super::call_event::{Fact, Role, Turn};
 
 /// Longest name kept, in characters.
 pub const MAX_NAME_CHARS: usize = 60;
+/// Longest text looked at as a name, in bytes: four for each character, and
+/// spaces around it.
+const MAX_NAME_BYTES: usize = 512;
 /// Most words in a name.
 const MAX_NAME_WORDS: usize = 5;
 
 /// A name that may be spoken to a caller: letters of any script, joined by
 /// apostrophes, hyphens, dots and spaces.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct CallerName(Arc<str>);
 
@@ -40,6 +43,10 @@ impl CallerName {
     /// [`NotAName`] if it holds digits or other symbols, is a placeholder
     /// ("unknown", "N/A"), or is longer than [`MAX_NAME_CHARS`].
     pub fn parse(raw: &str) -> Result<Self, NotAName> {
+        // Nothing that long is a name, and nothing of it need be looked at.
+        if raw.len() > MAX_NAME_BYTES {
+            return Err(NotAName);
+        }
         let composed: String = raw.nfc().collect();
         let words: Vec<&str> = composed.split_whitespace().collect();
         let name = words.join(" ");

@@ -1,5 +1,6 @@
 //! Hears a caller's introduction of themselves.
 
+use rustc_hash::FxHashSet;
 use unicode_normalization::UnicodeNormalization;
 
 use super::words::{
@@ -50,9 +51,9 @@ fn asked_for_name(turns: &[Turn], position: usize) -> bool {
 
 /// Names by which the agent calls itself: "this is Margaret, right?" asks for
 /// the agent.
-fn agents_names(turns: &[Turn]) -> Vec<CallerName> {
+fn agents_names(turns: &[Turn]) -> FxHashSet<CallerName> {
     const SPEAKING: &[&str] = &["with", "to", "mit"];
-    let mut names = Vec::new();
+    let mut names = FxHashSet::default();
     for turn in turns.iter().filter(|t| t.role == Role::Agent) {
         for strength in [Strength::Clear, Strength::Phone, Strength::Asked] {
             names.extend(introduced(&turn.text, strength));
@@ -109,7 +110,7 @@ fn sentences(text: &str) -> impl Iterator<Item = &str> {
             .find(|&(i, c)| match c {
                 '!' | '?' | ';' | '\n' | '…' | '—' => true,
                 '.' => {
-                    let word = rest[..i].rsplit(char::is_whitespace).next().unwrap_or("");
+                    let word = word_before(&rest[..i]);
                     !TITLES.contains(&word.to_lowercase().as_str()) && word.chars().count() > 1
                 }
                 _ => false,
@@ -119,6 +120,20 @@ fn sentences(text: &str) -> impl Iterator<Item = &str> {
         rest = tail;
         Some(sentence)
     })
+}
+
+/// The last word of `text`; of a very long one only its end, so that dots
+/// without spaces cost no more than their number.
+fn word_before(text: &str) -> &str {
+    const LONGEST: usize = 64;
+    let start = text.len().saturating_sub(LONGEST);
+    let start = (start..=text.len())
+        .find(|i| text.is_char_boundary(*i))
+        .unwrap_or(text.len());
+    text[start..]
+        .rsplit(char::is_whitespace)
+        .next()
+        .unwrap_or("")
 }
 
 fn bare(word: &str) -> &str {
@@ -138,6 +153,12 @@ fn introduced_in(sentence: &str, wanted: Strength, at_start: bool) -> Option<Cal
     }
     let words: Vec<&str> = sentence.split_whitespace().collect();
     let folded: Vec<String> = words.iter().map(|w| fold(w)).collect();
+    // Behind "he said", every introduction is somebody else's. Found once, so
+    // that a phrase repeated for minutes costs no more than its length.
+    let reported_from = folded
+        .iter()
+        .position(|w| REPORTED.contains(&w.as_str()))
+        .unwrap_or(folded.len());
     for (phrase, strength) in INTRODUCTIONS {
         if *strength != wanted {
             continue;
@@ -152,20 +173,19 @@ fn introduced_in(sentence: &str, wanted: Strength, at_start: bool) -> Option<Cal
             {
                 continue;
             }
-            let before = &folded[..start];
-            let reported = before.iter().any(|w| REPORTED.contains(&w.as_str()));
-            let supposed = before
+            if start > reported_from {
+                break;
+            }
+            let supposed = folded[start.saturating_sub(4)..start]
                 .iter()
-                .rev()
-                .take(4)
                 .any(|w| SUPPOSED.contains(&w.as_str()));
             // "Hello Margaret, this is Nora": a name may be greeted before.
             let opening = at_start
-                && before.len() <= 4
+                && start <= 4
                 && words[..start].iter().enumerate().all(|(i, w)| {
                     OPENERS.contains(&folded[i].as_str()) || (i > 0 && starts_like_a_name(w))
                 });
-            if reported || supposed || (wanted == Strength::Phone && !opening) {
+            if supposed || (wanted == Strength::Phone && !opening) {
                 continue;
             }
             if let Some(name) = name_at(&words[after..], wanted) {
@@ -176,11 +196,16 @@ fn introduced_in(sentence: &str, wanted: Strength, at_start: bool) -> Option<Cal
     None
 }
 
+/// Hesitations passed over before a name: a bound, for a caller who says
+/// nothing else.
+const MAX_HESITATIONS: usize = 8;
+
 /// The name that starts at the first of `words`, if one does.
 fn name_at(words: &[&str], strength: Strength) -> Option<CallerName> {
     const HESITATIONS: &[&str] = &["uh", "um", "er", "erm", "äh", "ähm", "eh", "euh"];
     let skip = words
         .iter()
+        .take(MAX_HESITATIONS)
         .take_while(|w| HESITATIONS.contains(&fold(w).as_str()))
         .count();
     let words = &words[skip..];

@@ -13,6 +13,10 @@ pub const MAX_RESULTS: usize = 10;
 /// what a session holds.
 pub const MAX_INDEXED: usize = 20_000;
 
+/// How much of a query is looked at, in characters: a long question. Bounds
+/// what a search costs whatever is asked.
+const MAX_QUERY_CHARS: usize = 1_000;
+
 /// BM25: how fast repetition of a term saturates.
 const K1: f32 = 1.2;
 /// BM25: how much long memories are held back.
@@ -114,6 +118,8 @@ impl Index {
     pub fn search(&self, query: &str, agent: &AgentId) -> Vec<&Memory> {
         let mut wanted: FxHashMap<usize, f32> = FxHashMap::default();
         let mut telling = false;
+        let end = query.char_indices().nth(MAX_QUERY_CHARS);
+        let query = end.map_or(query, |(end, _)| &query[..end]);
         self.analyzer.terms(query, |term| {
             telling = true;
             if let Some(id) = self.term_ids.get(term) {
