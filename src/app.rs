@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::actors::{ActorSystem, SystemOptions};
 use crate::clients::{ElevenLabs, OpenAi, OpenMemory};
+use crate::compute::Compute;
 use crate::config::Config;
 use crate::http::{self, OpsState, PublicState};
 use crate::metric_definitions::Metrics;
@@ -91,6 +92,7 @@ impl App {
             .transpose()?;
         let greetings = openai.is_some();
 
+        let background = Compute::background();
         let system = ActorSystem::start(SystemOptions {
             ledger: Arc::clone(&ledger),
             store: Arc::clone(&store),
@@ -114,6 +116,7 @@ impl App {
             inbox: system.inbox.clone(),
             ledger: Arc::clone(&ledger),
             archive: archive.clone(),
+            parsing: background,
             metrics,
             caller_ids: services.caller_ids,
             client_data_key: config.client_data_key,

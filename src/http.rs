@@ -25,6 +25,7 @@ use warp::filters::BoxedFilter;
 use warp::{Filter, Reply, path};
 
 use crate::actors::{AgentCache, Inbox, Sessions};
+use crate::compute::Compute;
 use crate::metric_definitions::{Endpoint, Metrics};
 use crate::store::{Archive, Ledger};
 use crate::telemetry::CallerIdFormat;
@@ -58,6 +59,8 @@ pub struct PublicState {
     pub ledger: Arc<dyn Ledger>,
     /// Where recordings go.
     pub archive: Archive,
+    /// Where large bodies are parsed.
+    pub parsing: Compute,
     /// Where everything is counted.
     pub metrics: Arc<Metrics>,
     /// How callers appear in logs.

@@ -8,6 +8,7 @@
 //! - [`http`]: webhooks, signatures, status codes. Knows the actors' handles.
 //! - [`actors`]: caller sessions, agent cache, OpenAI client, inbox, and who
 //!   supervises them.
+//! - [`compute`]: threads for what keeps a processor busy.
 //! - [`store`]: what is kept, as two traits and their backends.
 //! - [`clients`]: other people's HTTP APIs.
 //! - [`domain`]: the rules, without I/O. Everything points here; it points nowhere.
@@ -18,6 +19,7 @@ pub mod actors;
 pub mod app;
 pub mod cli;
 pub mod clients;
+pub mod compute;
 pub mod config;
 pub mod domain;
 pub mod http;

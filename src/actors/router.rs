@@ -14,12 +14,13 @@ use std::hash::BuildHasher;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 use tokio::sync::oneshot;
 
 use super::session::{self, Published, Tools};
 use super::slot::Slot;
 use super::ticket::Ticket;
+use crate::compute::Compute;
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::AgentId;
 use crate::domain::memory::Memory;
@@ -31,6 +32,8 @@ pub(super) use shard::{Message, RouterActor, Setup};
 
 /// Shards: enough that no mailbox of a shard is ever long.
 const SHARDS: usize = 16;
+/// Most agents known to search: bounds what a stranger with the key can fill.
+const MAX_SEARCHING_AGENTS: usize = 10_000;
 
 /// How many sessions there may be, and for how long.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +61,29 @@ type Table = RwLock<FxHashMap<CallerId, Arc<Published>>>;
 #[derive(Clone)]
 pub struct Sessions {
     shards: Arc<[Shard]>,
+    searching: Arc<SearchingAgents>,
+    compute: Compute,
+}
+
+/// Agents that have searched since the start: their callers' memories are
+/// loaded when the phone rings. Those of others are never needed.
+#[derive(Default)]
+struct SearchingAgents(RwLock<FxHashSet<AgentId>>);
+
+impl SearchingAgents {
+    fn contains(&self, agent: &AgentId) -> bool {
+        let agents = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        agents.contains(agent)
+    }
+
+    fn insert(&self, agent: &AgentId) {
+        if !self.contains(agent) {
+            let mut agents = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            if agents.len() < MAX_SEARCHING_AGENTS {
+                agents.insert(agent.clone());
+            }
+        }
+    }
 }
 
 #[derive(Default)]
@@ -67,8 +93,10 @@ struct Shard {
 }
 
 impl Sessions {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(compute: Compute) -> Self {
         Self {
+            searching: Arc::default(),
+            compute,
             shards: std::iter::repeat_with(Shard::default)
                 .take(SHARDS)
                 .collect(),
@@ -93,21 +121,26 @@ impl Sessions {
     }
 
     /// What is known of a caller who rings: at once if the caller is active,
-    /// else from a new session. Memories are loaded in the background, for the
-    /// searches that the call will bring.
+    /// else from a new session. If `agent` is one that searches, the memories
+    /// are loaded in the background, for the searches that the call will bring.
     ///
     /// # Errors
     /// [`SessionError`]; the wait is for the caller of this to limit.
-    pub async fn open(&self, caller: &CallerId) -> Result<Arc<Published>, SessionError> {
+    pub async fn open(
+        &self,
+        caller: &CallerId,
+        agent: Option<&AgentId>,
+    ) -> Result<Arc<Published>, SessionError> {
+        let load_index = agent.is_some_and(|agent| self.searching.contains(agent));
         if let Some(published) = self.active(caller) {
             published.touch();
-            if !published.is_indexed() {
+            if load_index && !published.is_indexed() {
                 self.send(caller, session::Message::LoadIndex { reply: None });
             }
             return Ok(published);
         }
         let (reply, opened) = oneshot::channel();
-        self.send(caller, session::Message::Open { reply });
+        self.send(caller, session::Message::Open { load_index, reply });
         opened.await.map_err(|_| SessionError::Unavailable)
     }
 
@@ -122,8 +155,9 @@ impl Sessions {
         agent: &AgentId,
         query: &str,
     ) -> Result<(Arc<Published>, Vec<Memory>), SessionError> {
-        let published = self.open(caller).await?;
-        if let Some(found) = published.search(query, agent) {
+        self.searching.insert(agent);
+        let published = self.open(caller, None).await?;
+        if let Some(found) = self.look_up(&published, query, agent).await? {
             return Ok((published, found));
         }
         let (reply, loaded) = oneshot::channel();
@@ -131,10 +165,27 @@ impl Sessions {
         loaded.await.map_err(|_| SessionError::Unavailable)?;
         // A session that was restarted meanwhile publishes anew.
         let published = self.active(caller).unwrap_or(published);
-        let found = published
-            .search(query, agent)
+        let found = self
+            .look_up(&published, query, agent)
+            .await?
             .ok_or(SessionError::Unavailable)?;
         Ok((published, found))
+    }
+
+    /// `None` if the memories are not loaded.
+    async fn look_up(
+        &self,
+        published: &Published,
+        query: &str,
+        agent: &AgentId,
+    ) -> Result<Option<Vec<Memory>>, SessionError> {
+        if !published.is_indexed() {
+            return Ok(None);
+        }
+        let (index, query, agent) = (published.index(), query.to_owned(), agent.clone());
+        let search = move || index.search(&query, &agent);
+        let found = self.compute.run(search).await;
+        found.map_err(|_| SessionError::Unavailable)
     }
 
     /// Replaces a caller's name. `None` if there is no such caller.

@@ -12,6 +12,7 @@
 
 mod change;
 mod greet;
+mod index;
 mod learn;
 mod published;
 
@@ -28,8 +29,8 @@ use tracing::Instrument;
 use super::agent_cache::AgentCache;
 use super::openai::OpenAiClient;
 use super::ticket::Ticket;
+use crate::compute::Compute;
 use crate::domain::caller_id::CallerId;
-use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
 use crate::domain::search::{Index, MAX_INDEXED};
 use crate::metric_definitions::{Metrics, Tier, TierResult};
@@ -38,6 +39,7 @@ use crate::telemetry::CallerIdFormat;
 
 use change::{Change, Changed};
 use greet::GreetingMade;
+pub(in crate::actors) use index::IndexBudget;
 pub use published::{CallerView, Published};
 
 /// What every session works with.
@@ -49,6 +51,9 @@ pub(super) struct Tools {
     pub openai: Option<OpenAiClient>,
     /// How long a greeting is tried for.
     pub greeting_retry: Duration,
+    /// For indexes and searches.
+    pub compute: Compute,
+    pub indexes: Arc<IndexBudget>,
     pub metrics: Arc<Metrics>,
     pub caller_ids: CallerIdFormat,
 }
@@ -56,12 +61,14 @@ pub(super) struct Tools {
 pub(super) enum Message {
     /// Say what is known, once it is loaded.
     Open {
+        /// Make the memories searchable as well, for a call that may search.
+        load_index: bool,
         reply: oneshot::Sender<Arc<Published>>,
     },
     /// Make the memories searchable.
     LoadIndex { reply: Option<oneshot::Sender<()>> },
     IndexLoaded {
-        memories: Result<Vec<Memory>, StoreError>,
+        index: Result<Box<Index>, StoreError>,
     },
     /// Work on an event of the inbox.
     Process(Ticket),
@@ -105,7 +112,8 @@ pub(super) struct State {
     publish: Option<Box<dyn FnOnce(Arc<Published>) + Send>>,
     /// `None` until the load succeeds.
     published: Option<Arc<Published>>,
-    index: IndexState,
+    /// `None` unless the memories are being loaded.
+    loading: Option<Loading>,
     /// Changes that wait for the one under way.
     changes: VecDeque<Change>,
     changing: bool,
@@ -113,14 +121,12 @@ pub(super) struct State {
     under_way: usize,
 }
 
-enum IndexState {
-    Absent,
-    Loading {
-        waiting: Vec<oneshot::Sender<()>>,
-        /// Memories were added since the load began; it must be repeated.
-        outdated: bool,
-    },
-    Ready,
+/// Memories that are being loaded.
+#[derive(Default)]
+struct Loading {
+    waiting: Vec<oneshot::Sender<()>>,
+    /// Memories were added since the load began; it must be repeated.
+    outdated: bool,
 }
 
 impl Actor for SessionActor {
@@ -138,7 +144,7 @@ impl Actor for SessionActor {
             tools: setup.tools,
             publish: Some(setup.publish),
             published: None,
-            index: IndexState::Absent,
+            loading: None,
             changes: VecDeque::new(),
             changing: false,
             under_way: 0,
@@ -153,7 +159,8 @@ impl Actor for SessionActor {
     ) -> Result<(), ActorProcessingErr> {
         match state.tools.load(&state.caller).await {
             Ok(view) => {
-                let published = Arc::new(Published::new(view));
+                let budget = Arc::clone(&state.tools.indexes);
+                let published = Arc::new(Published::new(view, budget));
                 if let Some(publish) = state.publish.take() {
                     publish(Arc::clone(&published));
                 }
@@ -175,12 +182,14 @@ impl Actor for SessionActor {
             return Ok(());
         };
         match message {
-            Message::Open { reply } => {
-                state.load_index(&myself, &published, None);
+            Message::Open { load_index, reply } => {
+                if load_index {
+                    state.load_index(&myself, &published, None);
+                }
                 let _ = reply.send(published);
             }
             Message::LoadIndex { reply } => state.load_index(&myself, &published, reply),
-            Message::IndexLoaded { memories } => state.index_loaded(&myself, &published, memories),
+            Message::IndexLoaded { index } => state.index_loaded(&myself, index),
             Message::Process(ticket) => {
                 let _span = ticket.span().entered();
                 state.process(&myself, &published, ticket);
@@ -255,66 +264,66 @@ impl State {
         published: &Published,
         reply: Option<oneshot::Sender<()>>,
     ) {
-        match &mut self.index {
-            IndexState::Ready => {
-                // Dropping the reply would read as a failure.
-                if let Some(reply) = reply {
-                    let _ = reply.send(());
-                }
+        if published.is_indexed() {
+            // Dropping the reply would read as a failure.
+            if let Some(reply) = reply {
+                let _ = reply.send(());
             }
-            IndexState::Loading { waiting, .. } => waiting.extend(reply),
-            IndexState::Absent if published.view().profile.is_none() => {
-                // A caller whom nobody knows has no memories.
-                published.set_index(Index::default());
-                self.index = IndexState::Ready;
-                if let Some(reply) = reply {
-                    let _ = reply.send(());
-                }
-            }
-            IndexState::Absent => {
-                self.index = IndexState::Loading {
-                    waiting: reply.into_iter().collect(),
-                    outdated: false,
-                };
-                self.read_memories(myself);
-            }
+            return;
+        }
+        let loads = self.loading.is_some();
+        self.loading.get_or_insert_default().waiting.extend(reply);
+        if !loads {
+            self.read_memories(myself);
         }
     }
 
     fn read_memories(&mut self, myself: &ActorRef<Message>) {
+        let Some(published) = self.published.clone() else {
+            return;
+        };
         let (tools, caller) = (Arc::clone(&self.tools), self.caller.clone());
         self.start(myself, async move {
-            let memories = tools.store.memories(&caller, MAX_INDEXED).await;
-            Message::IndexLoaded { memories }
+            // A caller whom nobody knows has no memories.
+            let known = published.view().profile.is_some();
+            let memories = if known {
+                tools.store.memories(&caller, MAX_INDEXED).await
+            } else {
+                Ok(Vec::new())
+            };
+            let index = match memories {
+                Ok(memories) => tools
+                    .compute
+                    .run(move || Box::new(Index::new(memories)))
+                    .await
+                    .map_err(|e| StoreError::Unavailable(e.to_string())),
+                Err(error) => Err(error),
+            };
+            Message::IndexLoaded { index }
         });
     }
 
-    fn index_loaded(
-        &mut self,
-        myself: &ActorRef<Message>,
-        published: &Published,
-        memories: Result<Vec<Memory>, StoreError>,
-    ) {
+    fn index_loaded(&mut self, myself: &ActorRef<Message>, index: Result<Box<Index>, StoreError>) {
         self.under_way -= 1;
-        let IndexState::Loading { waiting, outdated } = &mut self.index else {
+        let (Some(loading), Some(published)) = (&mut self.loading, &self.published) else {
             return;
         };
-        match memories {
-            Ok(_) if *outdated => {
-                *outdated = false;
+        match index {
+            Ok(_) if loading.outdated => {
+                loading.outdated = false;
                 self.read_memories(myself);
             }
-            Ok(memories) => {
-                published.set_index(Index::new(memories));
-                for reply in waiting.drain(..) {
+            Ok(index) => {
+                published.index().load(*index);
+                for reply in loading.waiting.drain(..) {
                     let _ = reply.send(());
                 }
-                self.index = IndexState::Ready;
+                self.loading = None;
             }
             Err(error) => {
                 tracing::error!(%error, "HTTP error querying memories for {}", self.tools.caller_ids.show(&self.caller));
                 // Those who wait are told by their dropped replies.
-                self.index = IndexState::Absent;
+                self.loading = None;
             }
         }
     }

@@ -17,6 +17,7 @@ use super::router::{self, RouterActor, SessionOptions, Sessions};
 use super::session::Tools;
 use super::slot::Slot;
 use crate::clients::{ElevenLabs, OpenAi};
+use crate::compute::Compute;
 use crate::metric_definitions::{ActorKind, Metrics};
 use crate::store::{Archive, Ledger, MemoryStore, StoreError};
 use crate::telemetry::CallerIdFormat;
@@ -76,7 +77,9 @@ impl ActorSystem {
         let ledger = options.ledger;
         let agents =
             AgentCache::load(&*ledger, options.agent_ttl, Arc::clone(&options.metrics)).await?;
-        let sessions = Sessions::new();
+        // Somebody on the line waits for a search.
+        let compute = Compute::foreground();
+        let sessions = Sessions::new(compute.clone());
         let inbox = Inbox::new(Arc::clone(&ledger));
         let openai = options.openai.map(|(client, limits)| {
             let setup = openai::Setup {
@@ -93,6 +96,8 @@ impl ActorSystem {
             agents: agents.clone(),
             openai: openai.as_ref().map(|(handle, _)| handle.clone()),
             greeting_retry: options.greeting_retry,
+            compute,
+            indexes: Arc::default(),
             metrics: Arc::clone(&options.metrics),
             caller_ids: options.caller_ids.clone(),
         });

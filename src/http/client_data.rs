@@ -85,7 +85,12 @@ async fn ring(
         tracing::error!("Too many rings at once - using agent defaults");
         return (RingOutcome::Error, defaults());
     };
-    match timeout(state.client_data_deadline, state.sessions.open(caller)).await {
+    match timeout(
+        state.client_data_deadline,
+        state.sessions.open(caller, Some(agent)),
+    )
+    .await
+    {
         Ok(Ok(published)) => recognise(state.two_tier, &published, agent, profile.as_ref(), &shown),
         Ok(Err(error)) => {
             tracing::error!(%error, "{shown} is not recognised - using agent defaults");

@@ -245,7 +245,11 @@ const NO_SESSION: ApiError = ApiError::Unavailable("the caller's session is not 
 
 async fn show_caller(state: &OpsState, id: &str) -> Result<Response, ApiError> {
     let caller = parse_caller(id)?;
-    let published = state.sessions.open(&caller).await.map_err(|_| NO_SESSION)?;
+    let published = state
+        .sessions
+        .open(&caller, None)
+        .await
+        .map_err(|_| NO_SESSION)?;
     let view = published.view();
     let profile = view.profile.as_ref().ok_or(NO_SUCH_CALLER)?;
     let agents: serde_json::Map<String, Value> = view

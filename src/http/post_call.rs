@@ -41,7 +41,7 @@ const AUDIO_PORTION: usize = 256 * 1024;
 /// Up to this size the JSON of a body is not counted against the budget, in bytes.
 const FREE_JSON: usize = 1024 * 1024;
 /// A body above this size is parsed off the event loop, in bytes.
-const LARGE_JSON: usize = 256 * 1024;
+const LARGE_JSON: usize = 64 * 1024;
 
 impl From<SignatureError> for ApiError {
     fn from(error: SignatureError) -> Self {
@@ -236,7 +236,9 @@ async fn take(
     let Envelope { bytes: json, .. } = &envelope;
     let parsed = if json.len() > LARGE_JSON {
         let json = json.clone();
-        tokio::task::spawn_blocking(move || call_event::parse(&json, now))
+        state
+            .parsing
+            .run(move || call_event::parse(&json, now))
             .await
             .map_err(|_| ApiError::Internal)?
     } else {

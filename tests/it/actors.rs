@@ -167,7 +167,7 @@ impl World {
 
     async fn interactions(&self) -> u64 {
         let caller = CallerId::parse(CALLER).unwrap();
-        let opened = self.system.sessions.open(&caller).await.unwrap();
+        let opened = self.system.sessions.open(&caller, None).await.unwrap();
         opened
             .view()
             .profile
@@ -210,7 +210,7 @@ async fn a_store_that_is_down_fails_rings_and_loses_no_call() {
         world
             .system
             .sessions
-            .open(&CallerId::parse(CALLER).unwrap())
+            .open(&CallerId::parse(CALLER).unwrap(), None)
             .await
             .is_err()
     );
@@ -247,7 +247,7 @@ async fn a_store_that_hangs_does_not_hang_the_stop() {
     let caller = CallerId::parse(CALLER).unwrap();
     let ring = tokio::time::timeout(
         Duration::from_millis(300),
-        world.system.sessions.open(&caller),
+        world.system.sessions.open(&caller, None),
     )
     .await;
     assert!(ring.is_err(), "the edge limits the wait");

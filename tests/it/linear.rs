@@ -104,15 +104,15 @@ fn call(turns: Vec<Turn>) -> Call {
 fn a_name_is_listened_for_in_linear_time() {
     for shape in SHAPES {
         check("one turn", shape, |text| {
-            name::from_turns(&[turn(Role::Caller, text)]);
+            let _ = name::from_turns(&[turn(Role::Caller, text)]);
         });
         check("asked for the name", shape, |text| {
             let asked = turn(Role::Agent, "May I have your name?");
-            name::from_turns(&[asked, turn(Role::Caller, text)]);
+            let _ = name::from_turns(&[asked, turn(Role::Caller, text)]);
         });
         check("an agent's turn", shape, |text| {
             let me = turn(Role::Caller, "It is a fine day");
-            name::from_turns(&[turn(Role::Agent, text), me]);
+            let _ = name::from_turns(&[turn(Role::Agent, text), me]);
         });
         check("many turns", shape, |text| {
             let turns: Vec<Turn> = text
@@ -129,11 +129,11 @@ fn a_name_is_listened_for_in_linear_time() {
                     )
                 })
                 .collect();
-            name::from_turns(&turns);
+            let _ = name::from_turns(&turns);
         });
         check("the model's name", shape, |text| {
             let name = CallerName::parse("Anna Maria").unwrap();
-            name::confirmed_by_turns(name, &[turn(Role::Caller, text)]);
+            let _ = name::confirmed_by_turns(name, &[turn(Role::Caller, text)]);
         });
         check("a name from a form", shape, |text| {
             let _ = CallerName::parse(text);
@@ -163,12 +163,12 @@ fn memories_prompts_and_greetings_are_made_in_linear_time() {
                 })
                 .collect();
             let call = call(turns);
-            memory::of_call(&call, &agent);
-            Learning::from_call(&call);
+            let _ = memory::of_call(&call, &agent);
+            let _ = Learning::from_call(&call);
         });
         check("the prompt", shape, |text| {
             let turns = [turn(Role::Caller, text)];
-            GreetingPrompt::new(
+            let _ = GreetingPrompt::new(
                 &agent,
                 &AgentProfile::default(),
                 None,
@@ -183,12 +183,12 @@ fn memories_prompts_and_greetings_are_made_in_linear_time() {
         });
         check("an index", shape, |text| {
             let learning = Learning::from_call(&call(vec![turn(Role::Caller, text)])).unwrap();
-            Index::new(learning.memories);
+            let _ = Index::new(learning.memories);
         });
         check("a query", shape, |text| {
             let learning =
                 Learning::from_call(&call(vec![turn(Role::Caller, "Anna likes roses")])).unwrap();
-            Index::new(learning.memories).search(text, &agent);
+            let _ = Index::new(learning.memories).search(text, &agent);
         });
     }
 }
@@ -234,7 +234,7 @@ fn a_body_is_read_in_linear_time() {
             for chunk in text.as_bytes().chunks(1_000) {
                 splitter.push(chunk, |_| {});
             }
-            splitter.finish();
+            let _ = splitter.finish();
         });
     }
 }

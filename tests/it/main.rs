@@ -7,6 +7,7 @@ mod actors;
 mod command_line;
 mod delivery;
 mod first_start;
+mod isolation;
 mod linear;
 mod load;
 mod observability;

@@ -81,6 +81,13 @@ impl CallBody {
         self.turn("user", message)
     }
 
+    /// The caller says something, told with nothing else around it.
+    pub fn caller_only(mut self, message: &str) -> Self {
+        let turns = self.0["data"]["transcript"].as_array_mut().unwrap();
+        turns.push(json!({"role": "user", "message": message}));
+        self
+    }
+
     /// Data collection found a value.
     pub fn fact(mut self, key: &str, value: Value) -> Self {
         self.0["data"]["analysis"]["data_collection_results"][key] =

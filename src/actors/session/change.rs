@@ -7,10 +7,9 @@ use ractor::ActorRef;
 use tokio::sync::oneshot;
 use tracing::Span;
 
-use super::{IndexState, Message, Published, RenameResult, State};
+use super::{Loading, Message, Published, RenameResult, State};
 use crate::actors::ticket::Ticket;
 use crate::domain::learning::Learning;
-use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
 use crate::store::{Greeted, Learned, NewGreeting, Result, RetryCause, Settlement, StoreError};
 
@@ -36,6 +35,8 @@ pub(in crate::actors) enum Changed {
         ticket: Ticket,
         learning: Learning,
         result: Result<Learned>,
+        /// The index was loaded, and holds the call's memories now.
+        indexed: bool,
     },
     Greeted {
         ticket: Ticket,
@@ -79,18 +80,31 @@ impl State {
         let Some(change) = self.changes.pop_front() else {
             return;
         };
+        let Some(index) = self.published.as_ref().map(|p| p.index()) else {
+            return;
+        };
         self.changing = true;
         // A change may be started by the end of another call's.
         let _span = change.span().entered();
         let (store, caller) = (Arc::clone(&self.tools.store), self.caller.clone());
+        let compute = self.tools.compute.clone();
         self.start(myself, async move {
             Message::Changed(Box::new(match change {
-                Change::Learn { ticket, learning } => {
+                Change::Learn {
+                    ticket,
+                    mut learning,
+                } => {
                     let result = store.learn(&learning).await;
+                    let memories = std::mem::take(&mut learning.memories);
+                    let applied = result.as_ref().is_ok_and(|learned| learned.applied);
+                    let indexed = applied
+                        && index.is_loaded()
+                        && compute.run(move || index.extend(memories)).await == Ok(true);
                     Changed::Learned {
                         ticket,
                         learning,
                         result,
+                        indexed,
                     }
                 }
                 Change::Greet { ticket, greeting } => {
@@ -123,8 +137,12 @@ impl State {
                 ticket,
                 learning,
                 result: Ok(learned),
+                indexed,
             } => {
-                self.learned(myself, published, ticket, learning, learned);
+                if !indexed {
+                    self.index_lacks_a_call(myself, published);
+                }
+                self.learned(published, ticket, learning, learned);
             }
             Changed::Greeted {
                 ticket,
@@ -157,23 +175,11 @@ impl State {
         self.next_change(myself);
     }
 
-    fn learned(
-        &mut self,
-        myself: &ActorRef<Message>,
-        published: &Published,
-        ticket: Ticket,
-        learning: Learning,
-        learned: Learned,
-    ) {
+    fn learned(&self, published: &Published, ticket: Ticket, learning: Learning, learned: Learned) {
         published.update(|view| {
             view.profile = Some(learned.profile);
             view.states.insert(learning.agent, learned.state);
         });
-        if learned.applied {
-            self.add_to_index(published, learning.memories);
-        } else {
-            self.reload_index(myself);
-        }
         tracing::info!(
             "Updated universal profile for {}",
             self.tools.caller_ids.show(&self.caller)
@@ -183,28 +189,14 @@ impl State {
         });
     }
 
-    fn add_to_index(&mut self, published: &Published, memories: Vec<Memory>) {
-        match &mut self.index {
-            // What is loaded later holds them.
-            IndexState::Absent => {}
-            IndexState::Loading { outdated, .. } => *outdated = true,
-            IndexState::Ready => published.extend_index(memories),
-        }
-    }
-
-    /// A call that was applied earlier, without our hearing of it, has
-    /// memories that the index may lack.
-    fn reload_index(&mut self, myself: &ActorRef<Message>) {
-        match &mut self.index {
-            IndexState::Absent => {}
-            IndexState::Loading { outdated, .. } => *outdated = true,
-            IndexState::Ready => {
-                self.index = IndexState::Loading {
-                    waiting: Vec::new(),
-                    outdated: false,
-                };
-                self.read_memories(myself);
-            }
+    /// A call was learned whose memories the index may lack: it was being
+    /// loaded meanwhile, or the call was applied without our hearing of it.
+    fn index_lacks_a_call(&mut self, myself: &ActorRef<Message>, published: &Published) {
+        if let Some(loading) = &mut self.loading {
+            loading.outdated = true;
+        } else if published.is_indexed() {
+            self.loading = Some(Loading::default());
+            self.read_memories(myself);
         }
     }
 

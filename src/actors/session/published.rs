@@ -1,16 +1,16 @@
 //! What a session lets others read without asking it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use rustc_hash::FxHashMap;
 
 use crate::domain::ids::AgentId;
-use crate::domain::memory::Memory;
 use crate::domain::profile::{ConversationState, UniversalProfile};
-use crate::domain::search::Index;
+
+use super::index::{IndexBudget, IndexCell};
 
 /// Both tiers of one caller.
 #[derive(Debug, Clone, Default)]
@@ -24,20 +24,17 @@ pub struct CallerView {
 /// Written by the caller's session alone; read by rings and searches.
 pub struct Published {
     view: ArcSwap<CallerView>,
-    index: RwLock<Index>,
-    /// Whether the index is loaded; apart, so that a ring takes no lock.
-    indexed: AtomicBool,
+    index: Arc<IndexCell>,
     created: Instant,
     /// Milliseconds from `created` to the last use: what idle means.
     last_used: AtomicU64,
 }
 
 impl Published {
-    pub(super) fn new(view: CallerView) -> Self {
+    pub(super) fn new(view: CallerView, budget: Arc<IndexBudget>) -> Self {
         Self {
             view: ArcSwap::from_pointee(view),
-            index: RwLock::default(),
-            indexed: AtomicBool::new(false),
+            index: Arc::new(IndexCell::new(budget)),
             created: Instant::now(),
             last_used: AtomicU64::new(0),
         }
@@ -49,21 +46,10 @@ impl Published {
         self.view.load_full()
     }
 
-    /// Searches the caller's memories that `agent` may know; `None` if they
-    /// are not loaded.
-    #[must_use]
-    pub fn search(&self, query: &str, agent: &AgentId) -> Option<Vec<Memory>> {
-        if !self.is_indexed() {
-            return None;
-        }
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        Some(index.search(query, agent).into_iter().cloned().collect())
-    }
-
     /// Whether the memories are loaded.
     #[must_use]
     pub fn is_indexed(&self) -> bool {
-        self.indexed.load(Ordering::Acquire)
+        self.index.is_loaded()
     }
 
     /// Notes that the caller is active.
@@ -85,15 +71,8 @@ impl Published {
         self.view.store(Arc::new(view));
     }
 
-    pub(super) fn set_index(&self, index: Index) {
-        *self.index.write().unwrap_or_else(PoisonError::into_inner) = index;
-        self.indexed.store(true, Ordering::Release);
-    }
-
-    pub(super) fn extend_index(&self, memories: Vec<Memory>) {
-        self.index
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(memories);
+    /// The caller's memories, searchable if they are loaded.
+    pub(in crate::actors) fn index(&self) -> Arc<IndexCell> {
+        Arc::clone(&self.index)
     }
 }

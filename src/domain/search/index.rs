@@ -17,6 +17,10 @@ pub const MAX_INDEXED: usize = 20_000;
 /// what a search costs whatever is asked.
 const MAX_QUERY_CHARS: usize = 1_000;
 
+/// What a term costs beside its letters: its list of postings, and its place
+/// in the table of terms.
+const TERM_BYTES: usize = 96;
+
 /// BM25: how fast repetition of a term saturates.
 const K1: f32 = 1.2;
 /// BM25: how much long memories are held back.
@@ -35,6 +39,8 @@ pub struct Index {
     /// Weighted length of each memory in terms.
     lengths: Vec<f32>,
     total_length: f32,
+    /// See [`Index::bytes`].
+    bytes: usize,
     term_ids: FxHashMap<Box<str>, usize>,
     /// For each term, the memories it occurs in with its weighted frequency.
     postings: Vec<Vec<(u32, f32)>>,
@@ -64,6 +70,12 @@ impl Index {
         self.memories.len()
     }
 
+    /// Memory taken, in bytes, roughly: texts, terms and postings.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether nothing is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -76,11 +88,13 @@ impl Index {
         let mut length = 0.0;
         let term_ids = &mut self.term_ids;
         let postings = &mut self.postings;
+        let bytes = &mut self.bytes;
         let mut count = |text: &str, weight: f32| {
             self.analyzer.terms(text, |term| {
                 let id = term_ids.get(term).copied().unwrap_or_else(|| {
                     postings.push(Vec::new());
                     term_ids.insert(term.into(), postings.len() - 1);
+                    *bytes += TERM_BYTES + term.len();
                     postings.len() - 1
                 });
                 *frequencies.entry(id).or_default() += weight;
@@ -103,6 +117,11 @@ impl Index {
             }
         }
         // Positions fit: MAX_INDEXED bounds what a session loads.
+        *bytes += std::mem::size_of::<Memory>()
+            + memory.content.len()
+            + memory.before.len()
+            + memory.after.len()
+            + frequencies.len() * std::mem::size_of::<(u32, f32)>() * 3 / 2;
         let position = u32::try_from(position).unwrap_or(u32::MAX);
         for (id, frequency) in frequencies {
             self.postings[id].push((position, frequency));
