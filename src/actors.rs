@@ -4,7 +4,8 @@
 //! RootSupervisor ─┬─ SessionRouter (shards by caller) ── CallerSession, one per active caller
 //!                 ├─ AgentCache
 //!                 ├─ OpenAiClient
-//!                 └─ Inbox
+//!                 ├─ Inbox
+//!                 └─ Archiver
 //! ```
 //!
 //! Actor references and messages never leave their module: the rest of the
@@ -15,6 +16,7 @@
 //! load): it starts a task, and the answer comes back as a message.
 
 mod agent_cache;
+mod archiver;
 mod inbox;
 mod intensity;
 mod openai;

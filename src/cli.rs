@@ -6,6 +6,7 @@ mod migrate;
 mod serve;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -32,6 +33,9 @@ enum Command {
     Migrate(migrate::MigrateArguments),
 }
 
+/// How long threads may take to end after everything else has.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Runs the program.
 #[must_use]
 pub fn run() -> ExitCode {
@@ -46,14 +50,17 @@ pub fn run() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    runtime.block_on(async {
+    let status = runtime.block_on(async {
         match arguments.command.unwrap_or(Command::Serve) {
             Command::Serve => serve::run().await,
             Command::Demo(arguments) => demo::run(arguments).await,
             Command::Check(arguments) => check::run(arguments).await,
             Command::Migrate(arguments) => migrate::run(arguments).await,
         }
-    })
+    });
+    // A thread that waits for a disk that hangs would be waited for for ever.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    status
 }
 
 /// Says why the configuration cannot be used.

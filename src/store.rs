@@ -66,13 +66,11 @@ pub enum Stage {
     Learn,
     /// The next greeting. Only the newest call of a caller and agent.
     Greet,
-    /// The body is to be written to the archive.
-    Archive,
 }
 
 impl Stage {
     /// Every stage, in order.
-    pub const ALL: [Self; 3] = [Self::Learn, Self::Greet, Self::Archive];
+    pub const ALL: [Self; 2] = [Self::Learn, Self::Greet];
 
     /// The name in the database.
     #[must_use]
@@ -80,7 +78,6 @@ impl Stage {
         match self {
             Self::Learn => "learn",
             Self::Greet => "greet",
-            Self::Archive => "archive",
         }
     }
 }
@@ -132,8 +129,21 @@ pub struct InboxEvent {
     pub unusable: u32,
     /// When it was received.
     pub received_at: Timestamp,
-    /// Whether its body is in the archive already.
-    pub archived: bool,
+    /// The body as received.
+    pub payload: bytes::Bytes,
+}
+
+/// An event whose body is to be written to the archive.
+#[derive(Debug, Clone)]
+pub struct Unarchived {
+    /// Its place in the inbox.
+    pub id: EventId,
+    /// Type and conversation: where it is written.
+    pub key: EventKey,
+    /// Whether it is learned from as well.
+    pub has_caller: bool,
+    /// When it was received.
+    pub received_at: Timestamp,
     /// The body as received.
     pub payload: bytes::Bytes,
 }
@@ -154,17 +164,9 @@ pub enum RetryCause {
 #[derive(Debug, Clone)]
 pub enum Settlement {
     /// Learned; a greeting may be due.
-    Learned {
-        /// Whether the body is in the archive now.
-        archived: bool,
-    },
+    Learned,
     /// The greeting is stored, or none is to be made.
-    Greeted {
-        /// Whether the body is in the archive now.
-        archived: bool,
-    },
-    /// The body is in the archive.
-    Archived,
+    Greeted,
     /// To be tried again at `run_at`.
     Retry {
         /// Not before this time.
@@ -184,7 +186,7 @@ pub enum Settlement {
 /// What a settlement led to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settled {
-    /// The stage that follows, or `None` if the event is finished.
+    /// The stage that follows, or `None` if there is none.
     pub next: Option<Stage>,
     /// When the events were received whose greetings this one made needless.
     pub superseded: Vec<Timestamp>,
@@ -253,6 +255,21 @@ pub trait Ledger: Send + Sync + 'static {
     /// Ends a stage of an event. Settling an event that is finished already
     /// changes nothing.
     async fn settle(&self, id: EventId, stage: Stage, how: Settlement) -> Result<Settled>;
+
+    /// Events whose body is to be archived, oldest first: at most `limit`, and
+    /// no more than `most_bytes` of bodies, but always one.
+    async fn to_archive(
+        &self,
+        now: Timestamp,
+        limit: usize,
+        most_bytes: usize,
+    ) -> Result<Vec<Unarchived>>;
+
+    /// The bodies of these events are in the archive.
+    async fn archived(&self, ids: Vec<EventId>) -> Result<()>;
+
+    /// The bodies of these events are not archived before `at`.
+    async fn archive_later(&self, ids: Vec<EventId>, at: Timestamp) -> Result<()>;
 
     /// The state of the inbox.
     async fn stats(&self) -> Result<InboxStats>;

@@ -16,8 +16,8 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
-use tracing::Instrument;
 
+use super::archiver::Archiver;
 use super::router::Sessions;
 use super::slot::Slot;
 use super::ticket::{RETRY, Returned, Ticket};
@@ -25,8 +25,7 @@ use crate::domain::caller_id::CallerId;
 use crate::domain::ids::AgentId;
 use crate::metric_definitions::{CallOutcome, Metrics};
 use crate::store::{
-    Accepted, Archive, EventId, InboxEvent, Ledger, NewEvent, RetryCause, Settled, Settlement,
-    Stage,
+    Accepted, EventId, InboxEvent, Ledger, NewEvent, RetryCause, Settled, Settlement, Stage,
 };
 use crate::telemetry::CallerIdFormat;
 
@@ -49,7 +48,6 @@ fn window(stage: Stage) -> usize {
     match stage {
         Stage::Learn => 256,
         Stage::Greet => 128,
-        Stage::Archive => 16,
     }
 }
 
@@ -58,16 +56,18 @@ fn window(stage: Stage) -> usize {
 pub struct Inbox {
     slot: Slot<Message>,
     ledger: Arc<dyn Ledger>,
+    archiver: Archiver,
     /// Milliseconds since 1970 of the last look into the inbox that succeeded.
     last_look: Arc<AtomicI64>,
 }
 
 impl Inbox {
-    pub(super) fn new(ledger: Arc<dyn Ledger>) -> Self {
+    pub(super) fn new(ledger: Arc<dyn Ledger>, archiver: Archiver) -> Self {
         let now = Timestamp::now().as_millisecond();
         Self {
             slot: Slot::default(),
             ledger,
+            archiver,
             last_look: Arc::new(AtomicI64::new(now)),
         }
     }
@@ -80,6 +80,7 @@ impl Inbox {
         let accepted = self.ledger.accept(event).await?;
         if accepted == Accepted::New {
             self.slot.send(Message::Wake);
+            self.archiver.wake();
         }
         Ok(accepted)
     }
@@ -138,7 +139,6 @@ pub(super) enum Message {
 pub(super) struct Setup {
     pub inbox: Inbox,
     pub sessions: Sessions,
-    pub archive: Archive,
     /// Whether there is a model to make greetings.
     pub greetings: bool,
     pub metrics: Arc<Metrics>,
@@ -328,10 +328,7 @@ impl State {
             return;
         }
         self.under_way.insert(event.id, (event.stage, greeted));
-        let caller = event
-            .caller
-            .clone()
-            .filter(|_| event.stage != Stage::Archive);
+        let caller = event.caller.clone();
         let slot = self.setup.inbox.slot.clone();
         let return_to = Arc::new(move |returned| {
             // Lost on the way, it is claimed again by the restarted inbox.
@@ -340,24 +337,11 @@ impl State {
         let ticket = Ticket::new(Box::new(event), return_to, &self.setup.caller_ids);
         match caller {
             Some(caller) => self.setup.sessions.process(&caller, ticket),
-            None => self.archive(ticket),
+            // Such events are never handed out: there is nothing to learn.
+            None => ticket.settle(Settlement::Dead {
+                error: "the event has no caller".into(),
+            }),
         }
-    }
-
-    fn archive(&self, ticket: Ticket) {
-        let archive = self.setup.archive.clone();
-        let span = ticket.span();
-        let work = async move {
-            let event = ticket.event();
-            match archive.store(&event.key, event.payload.clone()).await {
-                Ok(()) => ticket.settle(Settlement::Archived),
-                Err(error) => {
-                    tracing::error!(%error, "A post-call event cannot be archived");
-                    ticket.retry(RetryCause::Outage, error.to_string(), None);
-                }
-            }
-        };
-        tokio::spawn(work.instrument(span));
     }
 
     fn settle(&self, myself: &ActorRef<Message>, event: Box<InboxEvent>, how: Settlement) {
@@ -392,12 +376,9 @@ impl State {
         let outcome = match how {
             Settlement::Retry { .. } => None,
             Settlement::Dead { .. } => Some(CallOutcome::DeadLetter),
-            Settlement::Greeted { .. } => Some(CallOutcome::Greeted),
-            Settlement::Learned { .. } if settled.next == Some(Stage::Greet) => None,
-            Settlement::Learned { .. } => Some(CallOutcome::Learned),
-            // What was learned is counted already.
-            Settlement::Archived if event.caller.is_some() => None,
-            Settlement::Archived => Some(CallOutcome::Archived),
+            Settlement::Greeted => Some(CallOutcome::Greeted),
+            Settlement::Learned if settled.next == Some(Stage::Greet) => None,
+            Settlement::Learned => Some(CallOutcome::Learned),
         };
         let age = |received_at: Timestamp| {
             Timestamp::now()

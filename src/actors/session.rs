@@ -34,7 +34,7 @@ use crate::domain::caller_id::CallerId;
 use crate::domain::name::CallerName;
 use crate::domain::search::{Index, MAX_INDEXED};
 use crate::metric_definitions::{Metrics, Tier, TierResult};
-use crate::store::{Archive, MemoryStore, Renamed, RetryCause, StoreError};
+use crate::store::{MemoryStore, Renamed, RetryCause, StoreError};
 use crate::telemetry::CallerIdFormat;
 
 use change::{Change, Changed};
@@ -45,7 +45,6 @@ pub use published::{CallerView, Published};
 /// What every session works with.
 pub(super) struct Tools {
     pub store: Arc<dyn MemoryStore>,
-    pub archive: Archive,
     pub agents: AgentCache,
     /// `None` without `OPENAI_API_KEY`.
     pub openai: Option<OpenAiClient>,

@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 use tokio::task::JoinHandle;
 
 use super::agent_cache::{self, AgentCache, AgentCacheActor};
+use super::archiver::{self, Archiver, ArchiverActor};
 use super::inbox::{self, Inbox, InboxActor};
 use super::intensity::RestartIntensity;
 use super::openai::{self, OpenAiActor, OpenAiClient, OpenAiLimits};
@@ -80,7 +81,8 @@ impl ActorSystem {
         // Somebody on the line waits for a search.
         let compute = Compute::foreground();
         let sessions = Sessions::new(compute.clone());
-        let inbox = Inbox::new(Arc::clone(&ledger));
+        let archiver = Archiver::default();
+        let inbox = Inbox::new(Arc::clone(&ledger), archiver.clone());
         let openai = options.openai.map(|(client, limits)| {
             let setup = openai::Setup {
                 client: Arc::new(client),
@@ -92,7 +94,6 @@ impl ActorSystem {
         let greetings = openai.is_some();
         let tools = Arc::new(Tools {
             store: options.store,
-            archive: options.archive.clone(),
             agents: agents.clone(),
             openai: openai.as_ref().map(|(handle, _)| handle.clone()),
             greeting_retry: options.greeting_retry,
@@ -107,9 +108,17 @@ impl ActorSystem {
             agent_cache::Setup {
                 cache: agents.clone(),
                 client: options.elevenlabs.map(Arc::new),
-                ledger,
+                ledger: Arc::clone(&ledger),
             },
         )];
+        children.push(Child::Archiver(
+            archiver.slot().clone(),
+            archiver::Setup {
+                ledger,
+                archive: options.archive,
+                metrics: Arc::clone(&options.metrics),
+            },
+        ));
         children.extend(openai.map(|(handle, setup)| Child::OpenAi(handle.slot().clone(), setup)));
         let shards = sessions.setups(&tools, options.sessions);
         children.extend(
@@ -123,7 +132,6 @@ impl ActorSystem {
             inbox::Setup {
                 inbox: inbox.clone(),
                 sessions: sessions.clone(),
-                archive: options.archive,
                 greetings,
                 metrics: Arc::clone(&options.metrics),
                 caller_ids: options.caller_ids,
@@ -174,6 +182,7 @@ enum Child {
     OpenAi(Slot<openai::Message>, openai::Setup),
     Router(Slot<router::Message>, router::Setup),
     Inbox(Slot<inbox::Message>, inbox::Setup),
+    Archiver(Slot<archiver::Message>, archiver::Setup),
 }
 
 impl Child {
@@ -183,6 +192,7 @@ impl Child {
             Self::OpenAi(..) => ActorKind::OpenAi,
             Self::Router(..) => ActorKind::Router,
             Self::Inbox(..) => ActorKind::Inbox,
+            Self::Archiver(..) => ActorKind::Archiver,
         }
     }
 
@@ -192,6 +202,7 @@ impl Child {
             Self::OpenAi(slot, setup) => start(OpenAiActor, slot, setup, root).await,
             Self::Router(slot, setup) => start(RouterActor, slot, setup, root).await,
             Self::Inbox(slot, setup) => start(InboxActor, slot, setup, root).await,
+            Self::Archiver(slot, setup) => start(ArchiverActor, slot, setup, root).await,
         }
     }
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tracing::{Instrument, Span};
+use tracing::Span;
 
 use crate::domain::backoff::Backoff;
-use crate::store::{Archive, InboxEvent, RetryCause, Settlement};
+use crate::store::{InboxEvent, RetryCause, Settlement};
 use crate::telemetry::CallerIdFormat;
 
 /// Before an event is tried again.
@@ -97,28 +97,6 @@ impl Ticket {
         if let Some(event) = self.event.take() {
             (self.return_to)(Returned::Untried(event));
         }
-    }
-
-    /// Writes the event to the archive unless it is there, then settles it. A
-    /// failed write is left to the event's archive stage.
-    pub fn archive_and_settle(
-        self,
-        archive: Archive,
-        how: impl FnOnce(bool) -> Settlement + Send + 'static,
-    ) {
-        let span = self.span();
-        let work = async move {
-            let event = self.event();
-            let archived = event.archived || {
-                let stored = archive.store(&event.key, event.payload.clone()).await;
-                if let Err(error) = &stored {
-                    tracing::error!(%error, "A transcript cannot be archived now");
-                }
-                stored.is_ok()
-            };
-            self.settle(how(archived));
-        };
-        tokio::spawn(work.instrument(span));
     }
 
     /// Whether the event was received longer ago than `limit`.

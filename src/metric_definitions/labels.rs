@@ -191,6 +191,8 @@ label! {
         OpenAi = "openai",
         /// The inbox.
         Inbox = "inbox",
+        /// What writes the archive.
+        Archiver = "archiver",
         /// A shard of the session router.
         Router = "router",
         /// A caller session.

@@ -1,8 +1,8 @@
 //! The archive of transcripts and recordings:
 //! `PAYLOAD_STORAGE_PATH/<conversation_id>/<conversation_id>_transcription.json`.
 //!
-//! A file appears under its name only when it is whole and on disk: it is
-//! written beside, flushed, then renamed.
+//! A file is written beside, then renamed, so that it appears under its name
+//! only when it is whole. What is reported as stored is on disk.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -10,13 +10,19 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use tokio::sync::Semaphore;
 
 use super::{Result, StoreError};
 use crate::domain::call_event::{EventKey, EventKind};
 
+/// Threads that wait for the volume at a time.
+const THREADS: usize = 16;
+/// Longest wait for any single operation.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(20);
 /// Where bodies wait that are not authenticated yet.
 const INCOMING: &str = ".incoming";
 
@@ -25,6 +31,10 @@ const INCOMING: &str = ".incoming";
 pub struct Archive {
     root: Arc<Path>,
     next_part: Arc<AtomicU64>,
+    /// Threads that may wait for the volume at a time, if it hangs even for good.
+    threads: Arc<Semaphore>,
+    /// The same, for checks.
+    check: Arc<Semaphore>,
 }
 
 impl Archive {
@@ -39,6 +49,8 @@ impl Archive {
         let archive = Self {
             root: root.into(),
             next_part: Arc::default(),
+            threads: Arc::new(Semaphore::new(THREADS)),
+            check: Arc::new(Semaphore::new(1)),
         };
         for entry in std::fs::read_dir(&incoming).map_err(unavailable)? {
             let path = entry.map_err(unavailable)?.path();
@@ -63,13 +75,31 @@ impl Archive {
         self.root.join(INCOMING).join(format!("{number}.part"))
     }
 
-    /// Writes the body of an event. When this returns, the file is on disk.
+    /// Writes the bodies of events. When this returns, those that succeeded are
+    /// on disk under their names; all of them became durable at once.
     ///
     /// # Errors
-    /// If the file cannot be written.
-    pub async fn store(&self, key: &EventKey, body: bytes::Bytes) -> Result<()> {
-        let (part, path) = (self.part(), self.path(key));
-        blocking(move || write_whole(&part, &path, |file| file.write_all(&body))).await
+    /// If the folder takes nothing at all, or not in time.
+    pub async fn store_all(
+        &self,
+        bodies: Vec<(EventKey, bytes::Bytes)>,
+    ) -> Result<Vec<Result<()>>> {
+        let files: Vec<_> = bodies
+            .into_iter()
+            .map(|(key, body)| (self.part(), self.path(&key), body))
+            .collect();
+        let root = Arc::clone(&self.root);
+        self.blocking(move || {
+            let written = files
+                .iter()
+                .map(|(part, path, body)| write_file(part, path, body).map_err(unavailable))
+                .collect();
+            // One flush for all. Should power fail before it, an event is not
+            // marked as archived, and its file is written anew.
+            rustix::fs::syncfs(File::open(root)?)?;
+            Ok(written)
+        })
+        .await
     }
 
     /// A place for the recording of a body that is being received.
@@ -77,13 +107,14 @@ impl Archive {
     /// # Errors
     /// If the file cannot be created.
     pub async fn spool(&self) -> Result<AudioSpool> {
-        let path = self.part();
-        blocking(move || {
+        let (path, archive) = (self.part(), self.clone());
+        self.blocking(move || {
             let file = create_file(&path)?;
             Ok(AudioSpool {
                 path,
                 writer: BufWriter::new(file),
                 length: 0,
+                threads: archive.threads,
             })
         })
         .await
@@ -97,7 +128,7 @@ impl Archive {
     /// has to send again.
     pub async fn store_audio(&self, key: &EventKey, mut spool: AudioSpool) -> Result<()> {
         let (part, path) = (self.part(), self.path(key));
-        blocking(move || {
+        self.blocking(move || {
             spool.writer.flush()?;
             let decoded = write_whole(&part, &path, |file| {
                 let encoded = BufReader::new(File::open(&spool.path)?);
@@ -116,17 +147,25 @@ impl Archive {
         .await
     }
 
-    /// Writes and removes a file.
+    /// Writes and removes a file. One check at a time: however often it is
+    /// asked of a volume that hangs, one thread waits.
     ///
     /// # Errors
-    /// If that fails.
+    /// If that fails, or not in time.
     pub async fn check_writable(&self) -> Result<()> {
-        let mut spool = self.spool().await?;
-        blocking(move || {
-            spool.writer.write_all(b"elaoms")?;
-            spool.writer.flush()
+        let path = self.part();
+        blocking(&self.check, move || {
+            let written = create_file(&path).and_then(|mut file| file.write_all(b"elaoms"));
+            std::fs::remove_file(&path).and(written)
         })
         .await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        blocking(&self.threads, work).await
     }
 }
 
@@ -136,6 +175,7 @@ pub struct AudioSpool {
     path: PathBuf,
     writer: BufWriter<File>,
     length: u64,
+    threads: Arc<Semaphore>,
 }
 
 impl AudioSpool {
@@ -144,7 +184,8 @@ impl AudioSpool {
     /// # Errors
     /// If the disk refuses it.
     pub async fn append(mut self, piece: Vec<u8>) -> Result<Self> {
-        blocking(move || {
+        let threads = Arc::clone(&self.threads);
+        blocking(&threads, move || {
             self.writer.write_all(&piece)?;
             self.length += piece.len() as u64;
             Ok(self)
@@ -157,7 +198,8 @@ impl AudioSpool {
     /// # Errors
     /// If it cannot be read back.
     pub async fn read_back(mut self) -> Result<Vec<u8>> {
-        blocking(move || {
+        let threads = Arc::clone(&self.threads);
+        blocking(&threads, move || {
             self.writer.flush()?;
             std::fs::read(&self.path)
         })
@@ -192,7 +234,22 @@ fn decode(mut encoded: impl Read, decoded: &mut impl Write) -> std::io::Result<(
     decoded.write_all(&STANDARD.decode(&pending).map_err(invalid)?)
 }
 
-/// Writes `part`, then gives it its name.
+/// Writes `part`, then gives it its name. Durable with the next flush.
+fn write_file(part: &Path, path: &Path, body: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let written = DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .and_then(|()| create_file(part)?.write_all(body))
+        .and_then(|()| std::fs::rename(part, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(part);
+    }
+    written
+}
+
+/// Writes `part`, then gives it its name. When this returns, it is on disk.
 fn write_whole(
     part: &Path,
     path: &Path,
@@ -250,11 +307,24 @@ fn unavailable(error: std::io::Error) -> StoreError {
     StoreError::Unavailable(format!("the archive: {error}"))
 }
 
+/// Runs `work` on a thread that may block. The thread keeps its permit until
+/// the work really ends; who asked stops waiting before.
 async fn blocking<T: Send + 'static>(
+    threads: &Arc<Semaphore>,
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work)
+    let working = async {
+        let permit = Arc::clone(threads).acquire_owned().await;
+        tokio::task::spawn_blocking(move || {
+            let result = work();
+            drop(permit);
+            result
+        })
         .await
+    };
+    tokio::time::timeout(OPERATION_TIMEOUT, working)
+        .await
+        .map_err(|_| StoreError::Unavailable("the archive: no answer in time".into()))?
         .map_err(|_| StoreError::Unavailable("the archive: a write panicked".into()))?
         .map_err(unavailable)
 }

@@ -35,11 +35,16 @@ use writer::Writer;
 const READERS: usize = 4;
 /// How long a connection waits for another process's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for the end: a disk that hangs must not keep the process.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for any single operation.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Schema versions in order; `user_version` counts those applied.
-const MIGRATIONS: &[&str] = &[include_str!("sqlite/migrations/0001_initial.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("sqlite/migrations/0001_initial.sql"),
+    include_str!("sqlite/migrations/0002_archive_lane.sql"),
+];
 
 /// An open database. Cheap to clone.
 #[derive(Clone)]
@@ -50,7 +55,7 @@ pub struct SqliteDatabase {
 struct Inner {
     writer: Writer,
     readers: Mutex<Vec<Connection>>,
-    free_readers: Semaphore,
+    free_readers: Arc<Semaphore>,
     /// Held until the process ends: two services on one file would each hold
     /// sessions of the same callers.
     _lock: File,
@@ -115,7 +120,7 @@ impl SqliteDatabase {
             inner: Arc::new(Inner {
                 writer: Writer::start(connection)?,
                 readers: Mutex::new(readers),
-                free_readers: Semaphore::new(READERS),
+                free_readers: Arc::new(Semaphore::new(READERS)),
                 _lock: lock,
             }),
         })
@@ -132,44 +137,45 @@ impl SqliteDatabase {
             .unwrap_or_else(|_| Err(StoreError::Unavailable("writing took too long".into())))
     }
 
-    /// Runs `work` on a read connection.
+    /// Runs `work` on a read connection. However long a disk hangs, only the
+    /// threads of the read connections wait for it.
     async fn read<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        let inner = Arc::clone(&self.inner);
-        let reading = async move {
-            let permit = Semaphore::acquire(&inner.free_readers)
+        let reading = async {
+            let permit = Arc::clone(&self.inner.free_readers)
+                .acquire_owned()
                 .await
                 .map_err(|_| StoreError::Unavailable("the database is closed".into()))?;
-            // The permit guarantees a connection, unless a reader panicked.
-            let connection = inner
-                .readers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop();
-            let connection = connection
-                .ok_or_else(|| StoreError::Unavailable("no read connection is left".into()))?;
-            let (connection, result) = tokio::task::spawn_blocking(move || {
+            let inner = Arc::clone(&self.inner);
+            let reading = tokio::task::spawn_blocking(move || {
+                // The permit guarantees a connection, unless a reader panicked.
+                let connection = inner
+                    .readers
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .pop();
+                let connection = connection
+                    .ok_or_else(|| StoreError::Unavailable("no read connection is left".into()))?;
                 let result = work(&connection);
-                (connection, result)
-            })
-            .await
-            .map_err(|_| StoreError::Unavailable("a read panicked".into()))?;
-            inner
-                .readers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(connection);
-            drop(permit);
-            result
+                // Given back here: whoever asked may have stopped waiting.
+                inner
+                    .readers
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(connection);
+                drop(permit);
+                result
+            });
+            reading
+                .await
+                .map_err(|_| StoreError::Unavailable("a read panicked".into()))?
         };
-        // On its own task: a caller that gives up must not lose the connection.
-        timeout(OPERATION_TIMEOUT, tokio::spawn(reading))
+        timeout(OPERATION_TIMEOUT, reading)
             .await
             .map_err(|_| StoreError::Unavailable("reading took too long".into()))?
-            .map_err(|_| StoreError::Unavailable("a read panicked".into()))?
     }
 
     /// Writes a row: proves that the disk takes it.
@@ -186,10 +192,15 @@ impl SqliteDatabase {
     }
 
     /// Finishes what is queued, folds the log into the database file and
-    /// stops the writer. Later operations fail.
+    /// stops the writer, within a few seconds or not at all. Later operations fail.
     pub async fn close(&self) {
         self.inner.free_readers.close();
-        self.inner.writer.close().await;
+        if timeout(CLOSE_TIMEOUT, self.inner.writer.close())
+            .await
+            .is_err()
+        {
+            tracing::warn!("The database did not close in time");
+        }
     }
 }
 
@@ -261,5 +272,47 @@ mod tests {
         drop(again);
         let newer = SqliteDatabase::open(&path).err().unwrap();
         assert!(newer.to_string().contains("schema version 99"), "{newer}");
+    }
+
+    #[test]
+    fn a_backlog_of_the_first_version_is_archived_after_the_upgrade() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("elaoms.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(MIGRATIONS[0]).unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+        for (key, kind, stage, state, payload) in [
+            (
+                "a",
+                "post_call_transcription",
+                "archive",
+                "ready",
+                Some("a"),
+            ),
+            ("b", "post_call_transcription", "learn", "ready", Some("b")),
+            ("c", "post_call_transcription", "greet", "done", None),
+            ("d", "unknown", "archive", "dead", Some("d")),
+        ] {
+            let sql =
+                "INSERT INTO inbox (event_key, kind, conversation_id, started_at, greeting_wanted,
+                    stage, state, run_at, received_at, payload)
+                VALUES (?1, ?2, ?1, 0, 0, ?3, ?4, 0, 0, CAST(?5 AS BLOB))";
+            old.execute(sql, rusqlite::params![key, kind, stage, state, payload])
+                .unwrap();
+        }
+        drop(old);
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            use crate::store::Ledger;
+            let database = SqliteDatabase::open(&path).unwrap();
+            let ledger = SqliteLedger::new(database.clone());
+            let now = jiff::Timestamp::now();
+            let due = ledger.to_archive(now, 10, usize::MAX).await.unwrap();
+            let keys: Vec<&str> = due.iter().map(|e| e.key.conversation_id.as_str()).collect();
+            assert_eq!(keys, ["a", "b"]);
+            let stats = ledger.stats().await.unwrap();
+            assert_eq!((stats.pending, stats.dead_letters), (2, 1));
+            database.close().await;
+        });
     }
 }

@@ -92,13 +92,13 @@ async fn callers_with_many_memories_delay_nobodys_ring() {
 async fn a_caller_who_repeats_an_introduction_delays_nobodys_ring() {
     let service = Service::start().await;
     let trouble = async {
-        let started = Instant::now();
-        for i in 0..2 {
+        for i in 0..4 {
             let said = "my name is ".repeat(6_000);
-            let call = call(&format!("conv_{i}"), AGENT, CALLER).caller(&said);
-            service.end_call_and_settle(&call).await;
+            let caller = format!("+1612555030{i}");
+            let call = call(&format!("conv_{i}"), AGENT, &caller).caller(&said);
+            service.end_call(&call).await;
         }
-        started.elapsed()
+        service.settle().await;
     };
     let (_, worst) = rings_during(&service, trouble).await;
     // Quadratic, it took seconds in a release build, and minutes in this one.
@@ -139,4 +139,61 @@ async fn large_transcripts_delay_nobodys_ring_and_their_memory_is_given_back() {
     assert!(worst < lasted / 3, "a ring took {worst:?} of {lasted:?}");
     let grown = resident().saturating_sub(before);
     assert!(grown < 64 * 1024 * 1024, "{grown} bytes more than before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_hangs_stops_nothing_else_and_not_the_end() {
+    let mut service = Service::start().await;
+    // Opening a pipe that nobody reads blocks for ever, as a dead volume does.
+    let pipes: Vec<_> = (0..200)
+        .map(|i| service.path(&format!("payloads/.incoming/{i}.part")))
+        .collect();
+    let made = std::process::Command::new("mkfifo").args(&pipes).status();
+    assert!(made.unwrap().success());
+
+    // More than any window of the inbox.
+    let callers: Vec<String> = (0..300).map(|i| format!("+1612557{i:04}")).collect();
+    let trouble = async {
+        for (i, caller) in callers.iter().enumerate() {
+            let said = call(&format!("conv_{i}"), AGENT, caller).caller("I like roses.");
+            service.end_call(&said).await;
+        }
+        until("every call to be learned and greeted", async || {
+            service.query("SELECT count(*) FROM inbox WHERE state = 'done'") == 300
+        })
+        .await;
+    };
+    let started = Instant::now();
+    let (count, worst) = rings_during(&service, trouble).await;
+    assert!(count > 20 && worst < started.elapsed() / 4, "{worst:?}");
+    assert_eq!(
+        service.query("SELECT count(*) FROM inbox WHERE archived"),
+        0
+    );
+
+    let threads = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", service.pid()));
+        tasks.unwrap().count()
+    };
+    let before = threads();
+    for _ in 0..4 {
+        let probes = (0..10).map(|_| {
+            let probe = service.http.get(format!("{}/health/ready", service.ops));
+            async move { probe.send().await.unwrap().text().await }
+        });
+        for answer in futures_util::future::join_all(probes).await {
+            let answer: serde_json::Value = serde_json::from_str(&answer.unwrap()).unwrap();
+            assert_ne!(answer["checks"]["archive"], "ok", "{answer}");
+            assert_eq!(answer["checks"]["inbox"], "ok", "{answer}");
+        }
+    }
+    let after = threads();
+    assert!(after <= before + 10, "{before} threads, then {after}");
+
+    let took = service.terminate().await;
+    assert!(took < Duration::from_secs(25), "{took:?}");
+    service.respawn().await;
+    service.settle().await;
+    let path = service.path("payloads/conv_299/conv_299_transcription.json");
+    assert!(path.exists());
 }

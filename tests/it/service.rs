@@ -258,7 +258,7 @@ impl Service {
 
     /// Straight from the database: the metric is measured every two seconds only.
     pub fn inbox_pending(&self) -> i64 {
-        self.query("SELECT count(*) FROM inbox WHERE state IN ('queued', 'ready')")
+        self.query("SELECT count(*) FROM inbox WHERE state IN ('queued', 'ready') OR archived = 0")
     }
 
     /// A number from the database of the service.

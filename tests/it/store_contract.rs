@@ -12,8 +12,8 @@ use elaoms::domain::memory::{Memory, MemoryKind};
 use elaoms::domain::name::CallerName;
 use elaoms::domain::profile::{CallOrder, ConversationState};
 use elaoms::store::{
-    Accepted, InboxEvent, Ledger, MemoryStore, NewEvent, NewGreeting, RetryCause, Settlement,
-    SqliteDatabase, SqliteLedger, SqliteMemoryStore, Stage,
+    Accepted, EventId, InboxEvent, Ledger, MemoryStore, NewEvent, NewGreeting, RetryCause,
+    Settlement, SqliteDatabase, SqliteLedger, SqliteMemoryStore, Stage,
 };
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -263,6 +263,12 @@ fn ids(events: &[InboxEvent]) -> Vec<&str> {
         .collect()
 }
 
+async fn to_archive(ledger: &dyn Ledger, second: i64) -> Vec<String> {
+    let due = ledger.to_archive(at(second), 100, usize::MAX).await;
+    let ids = due.unwrap().into_iter().map(|e| e.key.conversation_id);
+    ids.map(|id| id.to_string()).collect()
+}
+
 /// The contract of [`Ledger`].
 pub async fn ledger_contract(ledger: Arc<dyn Ledger>) {
     let ledger = &*ledger;
@@ -289,7 +295,12 @@ pub async fn ledger_contract(ledger: Arc<dyn Ledger>) {
     assert_eq!(ids(&first), ["c1", "c4"]);
     assert_eq!(first[0].payload, Bytes::from_static(b"c1"));
     assert_eq!(first[0].order.started_at, at(0));
-    assert_eq!(ids(&claim(ledger, Stage::Archive, 0).await), ["c5"]);
+    let archivable = to_archive(ledger, 0).await;
+    assert_eq!(
+        archivable,
+        ["c1", "c2", "c3", "c4", "c5"],
+        "whatever else is due"
+    );
     let busy = ledger
         .claim(Stage::Learn, at(0), 100, vec![first[0].id])
         .await
@@ -316,7 +327,7 @@ pub async fn ledger_contract(ledger: Arc<dyn Ledger>) {
 
     // Learned: the next of the caller is ready. No greeting is made while a
     // newer call of the same agent waits.
-    let learned = Settlement::Learned { archived: true };
+    let learned = Settlement::Learned;
     let settled = ledger
         .settle(first[0].id, Stage::Learn, learned.clone())
         .await
@@ -342,11 +353,7 @@ pub async fn ledger_contract(ledger: Arc<dyn Ledger>) {
     let third = claim(ledger, Stage::Learn, 50).await;
     assert_eq!(ids(&third), ["c3", "c4"]);
     let settled = ledger
-        .settle(
-            third[0].id,
-            Stage::Learn,
-            Settlement::Learned { archived: false },
-        )
+        .settle(third[0].id, Stage::Learn, Settlement::Learned)
         .await
         .unwrap();
     assert_eq!(settled.next, Some(Stage::Greet));
@@ -391,21 +398,27 @@ pub async fn ledger_contract(ledger: Arc<dyn Ledger>) {
         ["c6"],
         "c3 is superseded, c7 is not learned yet"
     );
-    // What was superseded is still to be archived.
-    assert!(ids(&claim(ledger, Stage::Archive, 60).await).contains(&"c3"));
+    // What was superseded is still to be archived, on its own time.
+    let due = ledger.to_archive(at(60), 100, usize::MAX).await.unwrap();
+    let c3 = due
+        .iter()
+        .find(|e| e.key.conversation_id.as_str() == "c3")
+        .unwrap();
+    assert_eq!(c3.payload, Bytes::from_static(b"c3"));
+    ledger.archive_later(vec![c3.id], at(90)).await.unwrap();
+    assert!(!to_archive(ledger, 89).await.contains(&"c3".to_owned()));
+    assert!(to_archive(ledger, 90).await.contains(&"c3".to_owned()));
+    let one = ledger.to_archive(at(90), 100, 3).await.unwrap();
+    assert_eq!(one.len(), 1, "no more bytes than asked for, but always one");
+    let all: Vec<EventId> = due.iter().map(|e| e.id).collect();
+    ledger.archived(all).await.unwrap();
+    assert_eq!(to_archive(ledger, 90).await, Vec::<String>::new());
     let greeted = claim(ledger, Stage::Greet, 60).await;
     let settled = ledger
-        .settle(
-            greeted[0].id,
-            Stage::Greet,
-            Settlement::Greeted { archived: false },
-        )
+        .settle(greeted[0].id, Stage::Greet, Settlement::Greeted)
         .await
         .unwrap();
-    assert_eq!(
-        settled.next, None,
-        "its body was archived when it was learned"
-    );
+    assert_eq!(settled.next, None);
 
     // Bodies that are no event are kept, once.
     for _ in 0..2 {
@@ -469,7 +482,7 @@ proptest! {
                     Settlement::Retry { run_at: at(0), error: "x".into(), cause: RetryCause::Crash }
                 } else {
                     learned.push((next.caller.unwrap().as_str().to_owned(), next.id.0));
-                    Settlement::Learned { archived: true }
+                    Settlement::Learned
                 };
                 ledger.settle(next.id, Stage::Learn, how).await.unwrap();
             }

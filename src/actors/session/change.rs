@@ -184,9 +184,7 @@ impl State {
             "Updated universal profile for {}",
             self.tools.caller_ids.show(&self.caller)
         );
-        ticket.archive_and_settle(self.tools.archive.clone(), |archived| Settlement::Learned {
-            archived,
-        });
+        ticket.settle(Settlement::Learned);
     }
 
     /// A call was learned whose memories the index may lack: it was being
@@ -220,9 +218,7 @@ impl State {
                 view.states.insert(new.agent, greeted.state);
             });
         }
-        ticket.archive_and_settle(self.tools.archive.clone(), |archived| Settlement::Greeted {
-            archived,
-        });
+        ticket.settle(Settlement::Greeted);
     }
 }
 

@@ -40,9 +40,7 @@ impl State {
         let wanted = state.is_some_and(|state| state.accepts_greeting_of(ticket.event().order));
         let (Some(agent), Some(openai), true) = (agent, self.tools.openai.clone(), wanted) else {
             // A newer call's greeting stands, or there is no model to ask any more.
-            ticket.archive_and_settle(self.tools.archive.clone(), |archived| Settlement::Greeted {
-                archived,
-            });
+            ticket.settle(Settlement::Greeted);
             return;
         };
         tracing::info!(

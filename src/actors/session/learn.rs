@@ -24,8 +24,6 @@ impl State {
         match ticket.event().stage {
             Stage::Learn => self.learn(myself, ticket, &call),
             Stage::Greet => self.greet(myself, published, ticket, call),
-            // The inbox archives by itself.
-            Stage::Archive => ticket.hand_back(),
         }
     }
 

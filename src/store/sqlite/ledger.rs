@@ -16,7 +16,7 @@ use crate::domain::ids::AgentId;
 use crate::domain::profile::CallOrder;
 use crate::store::{
     Accepted, DeadLetter, EventId, InboxEvent, InboxStats, Ledger, NewEvent, Result, RetryCause,
-    Settled, Settlement, Stage, StoreError, StoredAgent,
+    Settled, Settlement, Stage, StoreError, StoredAgent, Unarchived,
 };
 
 /// [`Ledger`] on SQLite.
@@ -44,8 +44,8 @@ impl Ledger for SqliteLedger {
                 let key = format!("unknown {}", hex::encode(Sha256::digest(&payload)));
                 db.prepare_cached(
                     "INSERT INTO inbox (event_key, kind, started_at, greeting_wanted, stage, state, run_at,
-                         received_at, last_error, payload)
-                     VALUES (?1, 'unknown', ?2, 0, 'archive', 'dead', ?2, ?2, ?3, ?4)
+                         received_at, last_error, archived, payload)
+                     VALUES (?1, 'unknown', ?2, 0, 'archive', 'dead', ?2, ?2, ?3, 1, ?4)
                      ON CONFLICT DO NOTHING",
                 )?
                 .execute(params![key, millis(now), reason, payload])?;
@@ -70,12 +70,56 @@ impl Ledger for SqliteLedger {
         self.0.write(move |db| settle(db, id, stage, &how)).await
     }
 
+    async fn to_archive(
+        &self,
+        now: Timestamp,
+        limit: usize,
+        most_bytes: usize,
+    ) -> Result<Vec<Unarchived>> {
+        self.0
+            .read(move |db| to_archive(db, now, limit, most_bytes))
+            .await
+    }
+
+    async fn archived(&self, ids: Vec<EventId>) -> Result<()> {
+        self.0
+            .write(move |db| {
+                let mut update = db.prepare_cached(
+                    "UPDATE inbox SET archived = 1,
+                         payload = CASE state WHEN 'done' THEN NULL ELSE payload END
+                     WHERE id = ?1",
+                )?;
+                for id in ids {
+                    update.execute([id.0])?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    async fn archive_later(&self, ids: Vec<EventId>, at: Timestamp) -> Result<()> {
+        self.0
+            .write(move |db| {
+                let mut update =
+                    db.prepare_cached("UPDATE inbox SET archive_at = ?2 WHERE id = ?1")?;
+                for id in ids {
+                    update.execute([id.0, millis(at)])?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
     async fn stats(&self) -> Result<InboxStats> {
         self.0
             .read(|db| {
                 let sql = "SELECT
-                        (SELECT count(*) FROM inbox WHERE state IN ('queued', 'ready')) AS pending,
-                        (SELECT min(received_at) FROM inbox WHERE state IN ('queued', 'ready')) AS oldest,
+                        (SELECT count(*) FROM inbox WHERE state IN ('queued', 'ready'))
+                            + (SELECT count(*) FROM inbox WHERE archived = 0 AND state = 'done') AS pending,
+                        (SELECT min(received_at) FROM (
+                            SELECT min(received_at) AS received_at FROM inbox WHERE state IN ('queued', 'ready')
+                            UNION ALL
+                            SELECT min(received_at) FROM inbox WHERE archived = 0 AND state = 'done')) AS oldest,
                         (SELECT count(*) FROM inbox WHERE state = 'dead') AS dead";
                 let stats = first(db, sql, [], |row| {
                     let oldest: Option<i64> = row.get("oldest")?;
@@ -120,7 +164,7 @@ impl Ledger for SqliteLedger {
             .write(move |db| {
                 // In portions: the writer is not to be held up for long.
                 let sql = "DELETE FROM inbox WHERE id IN
-                    (SELECT id FROM inbox WHERE state = 'done' AND received_at < ?1 LIMIT 1000)";
+                    (SELECT id FROM inbox WHERE state = 'done' AND archived AND received_at < ?1 LIMIT 1000)";
                 Ok(db.prepare_cached(sql)?.execute([millis(before)])? as u64)
             })
             .await
@@ -186,18 +230,15 @@ fn accept(db: &Connection, event: &NewEvent) -> Result<Accepted> {
         .caller
         .as_ref()
         .map(crate::domain::caller_id::CallerId::as_str);
-    // Without a caller there is nothing to learn.
-    let stage = if caller.is_some() {
-        Stage::Learn
-    } else {
-        Stage::Archive
-    };
     let inserted = db
         .prepare_cached(
             "INSERT INTO inbox (event_key, kind, conversation_id, agent, caller, started_at,
                  greeting_wanted, stage, state, run_at, received_at, payload)
-             VALUES (:event_key, :kind, :conversation, :agent, :caller, :started_at, :greeting, :stage,
-                 CASE WHEN :stage = 'learn' AND EXISTS (
+             VALUES (:event_key, :kind, :conversation, :agent, :caller, :started_at, :greeting,
+                 -- Without a caller there is nothing to learn.
+                 CASE WHEN :caller IS NULL THEN 'archive' ELSE 'learn' END,
+                 CASE WHEN :caller IS NULL THEN 'done'
+                 WHEN EXISTS (
                      SELECT 1 FROM inbox WHERE caller = :caller AND stage = 'learn'
                          AND state IN ('queued', 'ready'))
                  THEN 'queued' ELSE 'ready' END,
@@ -212,7 +253,6 @@ fn accept(db: &Connection, event: &NewEvent) -> Result<Accepted> {
             ":caller": caller,
             ":started_at": millis(event.started_at),
             ":greeting": event.greeting_wanted,
-            ":stage": stage.as_str(),
             ":received_at": millis(event.received_at),
             ":payload": event.payload,
         })?;
@@ -272,7 +312,6 @@ fn inbox_event(row: &Row<'_>, stage: Stage) -> Result<InboxEvent> {
         crashes: row.get("crashes")?,
         unusable: row.get("unusable")?,
         received_at: rows::time(row, "received_at")?,
-        archived: row.get("archived")?,
         payload: payload.unwrap_or_default().into(),
     })
 }
@@ -283,11 +322,10 @@ struct Settling {
     agent: Option<String>,
     started_at: i64,
     greeting_wanted: bool,
-    archived: bool,
 }
 
 fn settle(db: &Connection, id: EventId, stage: Stage, how: &Settlement) -> Result<Settled> {
-    let sql = "SELECT caller, agent, started_at, greeting_wanted, archived FROM inbox
+    let sql = "SELECT caller, agent, started_at, greeting_wanted FROM inbox
                WHERE id = ?1 AND stage = ?2 AND state = 'ready'";
     let event = first(db, sql, params![id.0, stage.as_str()], |row| {
         Ok(Settling {
@@ -295,7 +333,6 @@ fn settle(db: &Connection, id: EventId, stage: Stage, how: &Settlement) -> Resul
             agent: row.get("agent")?,
             started_at: row.get("started_at")?,
             greeting_wanted: row.get("greeting_wanted")?,
-            archived: row.get("archived")?,
         })
     })?;
     let Some(event) = event else {
@@ -303,18 +340,20 @@ fn settle(db: &Connection, id: EventId, stage: Stage, how: &Settlement) -> Resul
     };
     let mut settled = Settled::default();
     match how {
-        Settlement::Learned { archived } => {
+        Settlement::Learned => {
             promote_next(db, id, &event)?;
             let greet = event.greeting_wanted && !newer_call_waits(db, id, &event)?;
             if greet {
                 settled.superseded = supersede_older(db, id, &event)?;
             }
-            settled.next = advance(db, id, greet, *archived || event.archived)?;
+            settled.next = greet.then_some(Stage::Greet);
+            if greet {
+                begin_greeting(db, id)?;
+            } else {
+                finish(db, id)?;
+            }
         }
-        Settlement::Greeted { archived } => {
-            settled.next = advance(db, id, false, *archived || event.archived)?
-        }
-        Settlement::Archived => settled.next = advance(db, id, false, true)?,
+        Settlement::Greeted => finish(db, id)?,
         Settlement::Retry {
             run_at,
             error,
@@ -345,26 +384,54 @@ fn settle(db: &Connection, id: EventId, stage: Stage, how: &Settlement) -> Resul
     Ok(settled)
 }
 
-/// Moves an event to its next stage, or ends it and drops its body.
-fn advance(db: &Connection, id: EventId, greet: bool, archived: bool) -> Result<Option<Stage>> {
-    let next = match (greet, archived) {
-        (true, _) => Some(Stage::Greet),
-        (false, false) => Some(Stage::Archive),
-        (false, true) => None,
-    };
-    if let Some(stage) = next {
-        db.prepare_cached(
-            "UPDATE inbox SET stage = ?2, attempts = 0, last_error = NULL, run_at = received_at,
-                 archived = ?3 WHERE id = ?1",
-        )?
-        .execute(params![id.0, stage.as_str(), archived])?;
-    } else {
-        db.prepare_cached(
-            "UPDATE inbox SET state = 'done', archived = 1, last_error = NULL, payload = NULL WHERE id = ?1",
-        )?
-        .execute([id.0])?;
+fn begin_greeting(db: &Connection, id: EventId) -> Result<()> {
+    db.prepare_cached(
+        "UPDATE inbox SET stage = 'greet', attempts = 0, last_error = NULL, run_at = received_at WHERE id = ?1",
+    )?
+    .execute([id.0])?;
+    Ok(())
+}
+
+/// Ends an event. Its body is dropped once it is in the archive.
+fn finish(db: &Connection, id: EventId) -> Result<()> {
+    db.prepare_cached(
+        "UPDATE inbox SET state = 'done', last_error = NULL,
+             payload = CASE WHEN archived THEN NULL ELSE payload END WHERE id = ?1",
+    )?
+    .execute([id.0])?;
+    Ok(())
+}
+
+fn to_archive(
+    db: &Connection,
+    now: Timestamp,
+    limit: usize,
+    most_bytes: usize,
+) -> Result<Vec<Unarchived>> {
+    let mut statement = db.prepare_cached(
+        "SELECT * FROM inbox WHERE archived = 0 AND archive_at <= ?1 ORDER BY id LIMIT ?2",
+    )?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut rows = statement.query([millis(now), limit])?;
+    let mut due = Vec::new();
+    let mut bytes = 0;
+    while let Some(row) = rows.next()? {
+        let caller: Option<String> = row.get("caller")?;
+        let payload: Option<Vec<u8>> = row.get("payload")?;
+        let payload = payload.unwrap_or_default();
+        bytes += payload.len();
+        if bytes > most_bytes && !due.is_empty() {
+            break;
+        }
+        due.push(Unarchived {
+            id: EventId(row.get("id")?),
+            key: rows::event_key(row)?,
+            has_caller: caller.is_some(),
+            received_at: rows::time(row, "received_at")?,
+            payload: payload.into(),
+        });
     }
-    Ok(next)
+    Ok(due)
 }
 
 fn promote_next(db: &Connection, id: EventId, event: &Settling) -> Result<()> {
@@ -395,23 +462,16 @@ fn newer_call_waits(db: &Connection, id: EventId, event: &Settling) -> Result<bo
 fn supersede_older(db: &Connection, id: EventId, event: &Settling) -> Result<Vec<Timestamp>> {
     let older = query(
         db,
-        "SELECT id, received_at, archived FROM inbox
+        "SELECT id, received_at FROM inbox
          WHERE caller = ?1 AND agent = ?2 AND stage = 'greet' AND state = 'ready'
              AND (started_at, id) < (?3, ?4)",
         params![event.caller, event.agent, event.started_at, id.0],
-        |row| {
-            let archived: bool = row.get("archived")?;
-            Ok((
-                EventId(row.get("id")?),
-                rows::time(row, "received_at")?,
-                archived,
-            ))
-        },
+        |row| Ok((EventId(row.get("id")?), rows::time(row, "received_at")?)),
     )?;
     older
         .into_iter()
-        .map(|(older, received_at, archived)| {
-            advance(db, older, false, archived)?;
+        .map(|(older, received_at)| {
+            finish(db, older)?;
             Ok(received_at)
         })
         .collect()

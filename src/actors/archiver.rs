@@ -1,0 +1,228 @@
+//! The archive's own lane: writes the bodies of events to the archive, in
+//! batches, beside learning and greeting, which never wait for it.
+//!
+//! A volume that fails or hangs stops this lane alone; bodies wait in the
+//! ledger until it is back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+
+use super::slot::Slot;
+use crate::domain::backoff::Backoff;
+use crate::metric_definitions::{CallOutcome, Metrics};
+use crate::store::{Archive, EventId, Ledger, Unarchived};
+
+/// How often the lane looks for bodies by itself.
+const TICK: Duration = Duration::from_secs(1);
+/// Most bodies in a batch: they become durable together.
+const BATCH: usize = 256;
+/// Most memory for a batch, in bytes, but for a single larger body.
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
+/// How long a body waits that could not be written while others could.
+const POSTPONE: SignedDuration = SignedDuration::from_mins(5);
+/// How long the lane leaves a volume alone that takes nothing.
+const PAUSE: Backoff = Backoff {
+    base: Duration::from_millis(500),
+    cap: Duration::from_secs(30),
+};
+
+/// The handle. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Archiver {
+    slot: Slot<Message>,
+}
+
+impl Archiver {
+    /// There may be something to archive.
+    pub fn wake(&self) {
+        self.slot.send(Message::Wake);
+    }
+
+    pub fn slot(&self) -> &Slot<Message> {
+        &self.slot
+    }
+}
+
+pub(super) enum Message {
+    Wake,
+    /// A batch has ended.
+    Ended(Batch),
+}
+
+/// How a batch ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Batch {
+    /// There was nothing more to do.
+    Last,
+    /// There may be more.
+    More,
+    /// Nothing could be read or written.
+    Failed,
+}
+
+/// What the actor needs to (re)start.
+#[derive(Clone)]
+pub(super) struct Setup {
+    pub ledger: Arc<dyn Ledger>,
+    pub archive: Archive,
+    pub metrics: Arc<Metrics>,
+}
+
+pub(super) struct ArchiverActor;
+
+pub(super) struct State {
+    setup: Setup,
+    /// A batch, or the pause after one that failed, is under way.
+    busy: bool,
+    /// There was news meanwhile.
+    again: bool,
+    failures: u32,
+}
+
+impl Actor for ArchiverActor {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Setup;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<Message>,
+        setup: Setup,
+    ) -> Result<State, ActorProcessingErr> {
+        Ok(State {
+            setup,
+            busy: false,
+            again: false,
+            failures: 0,
+        })
+    }
+
+    async fn post_start(
+        &self,
+        myself: ActorRef<Message>,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        myself.send_interval(TICK, || Message::Wake);
+        state.start(&myself, Duration::ZERO);
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Wake if state.busy => state.again = true,
+            Message::Wake => state.start(&myself, Duration::ZERO),
+            Message::Ended(batch) => state.ended(&myself, batch),
+        }
+        Ok(())
+    }
+
+    /// It has no children; the default would stop it on any event.
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Message>,
+        _: SupervisionEvent,
+        _: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+}
+
+impl State {
+    fn start(&mut self, myself: &ActorRef<Message>, pause: Duration) {
+        (self.busy, self.again) = (true, false);
+        let (setup, myself) = (self.setup.clone(), myself.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            // A task of its own, so that a panic is heard of.
+            let batch = tokio::spawn(async move { setup.batch().await });
+            let ended = batch.await.unwrap_or(Batch::Failed);
+            let _ = myself.send_message(Message::Ended(ended));
+        });
+    }
+
+    fn ended(&mut self, myself: &ActorRef<Message>, batch: Batch) {
+        self.busy = false;
+        self.failures = match batch {
+            Batch::Failed => self.failures + 1,
+            Batch::Last | Batch::More => 0,
+        };
+        if batch == Batch::Failed {
+            let pause = PAUSE.delay(self.failures, rand::random());
+            self.start(myself, pause);
+        } else if batch == Batch::More || self.again {
+            self.start(myself, Duration::ZERO);
+        }
+    }
+}
+
+impl Setup {
+    async fn batch(&self) -> Batch {
+        let due = self
+            .ledger
+            .to_archive(Timestamp::now(), BATCH, BATCH_BYTES)
+            .await;
+        let due = match due {
+            Ok(due) if due.is_empty() => return Batch::Last,
+            Ok(due) => due,
+            Err(error) => {
+                tracing::error!(%error, "What is to be archived cannot be read");
+                return Batch::Failed;
+            }
+        };
+        let bodies = due.iter().map(|e| (e.key.clone(), e.payload.clone()));
+        let results = match self.archive.store_all(bodies.collect()).await {
+            Ok(results) => results,
+            Err(error) => {
+                tracing::error!(%error, "Post-call events cannot be archived");
+                return Batch::Failed;
+            }
+        };
+        let (mut written, mut refused) = (Vec::new(), Vec::new());
+        for (event, result) in due.iter().zip(results) {
+            match result {
+                Ok(()) => written.push(event),
+                Err(error) => {
+                    tracing::error!(%error, event = %event.id, "A post-call event cannot be archived");
+                    refused.push(event.id);
+                }
+            }
+        }
+        if written.is_empty() {
+            return Batch::Failed;
+        }
+        let ids: Vec<EventId> = written.iter().map(|event| event.id).collect();
+        let later = Timestamp::now() + POSTPONE;
+        let (noted, postponed) = tokio::join!(self.ledger.archived(ids), async {
+            match refused.is_empty() {
+                true => Ok(()),
+                false => self.ledger.archive_later(refused, later).await,
+            }
+        });
+        if let Err(error) = noted.and(postponed) {
+            // What is written is written again, with the same content.
+            tracing::error!(%error, "The inbox cannot be written; events will be archived again");
+            return Batch::Failed;
+        }
+        self.count(&written);
+        Batch::More
+    }
+
+    /// Events with a caller are counted when they are learned or greeted.
+    fn count(&self, written: &[&Unarchived]) {
+        for event in written.iter().filter(|event| !event.has_caller) {
+            let age = Timestamp::now().duration_since(event.received_at);
+            self.metrics
+                .post_call
+                .get(CallOutcome::Archived)
+                .record(age.as_secs_f64().max(0.0));
+        }
+    }
+}
