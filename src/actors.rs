@@ -17,6 +17,8 @@
 
 mod agent_cache;
 mod archiver;
+mod backoff;
+mod breaker;
 mod inbox;
 mod intensity;
 mod openai;

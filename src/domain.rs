@@ -6,8 +6,6 @@
 //! is what lets every rule be tested directly.
 
 pub mod agent_profile;
-pub mod backoff;
-pub mod breaker;
 pub mod call_event;
 pub mod caller_id;
 pub mod envelope;

@@ -14,10 +14,10 @@ use rustc_hash::FxHashMap;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
+use super::backoff::Backoff;
 use super::slot::Slot;
 use crate::clients::{ElevenLabs, ElevenLabsError};
 use crate::domain::agent_profile::AgentProfile;
-use crate::domain::backoff::Backoff;
 use crate::domain::ids::AgentId;
 use crate::metric_definitions::{CacheResult, Metrics};
 use crate::store::{Ledger, StoredAgent};

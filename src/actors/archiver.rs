@@ -10,8 +10,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
+use super::backoff::Backoff;
 use super::slot::Slot;
-use crate::domain::backoff::Backoff;
 use crate::metric_definitions::{CallOutcome, Metrics};
 use crate::store::{Archive, EventId, Ledger, Unarchived};
 

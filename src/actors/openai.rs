@@ -1,27 +1,27 @@
 //! The rate-limited OpenAI client.
 //!
-//! Greetings wait in one queue, first come first served. The first of them
-//! takes tokens from the token limiter, then a request from the request
-//! limiter; so a large request cannot be starved by small ones. Each attempt
-//! runs as a task and comes back as a message; what failed for a passing
-//! reason queues up again after a pause until its tries are used up.
+//! The actor is a dispatcher: it admits one request after the other, first
+//! come first served, each when the breaker lets it pass and the limits have
+//! room for its tokens, then for one more request, then for one more under
+//! way. It waits for the first of its queue alone, so that its cost does not
+//! grow with the queue, and a large request is not starved by small ones.
+//!
+//! Whoever was admitted makes the request, and tells the breaker what came of
+//! it.
 
-use std::collections::VecDeque;
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::timeout;
-use tracing::{Instrument, Span};
+use tokio::time::{sleep, timeout};
 
+use super::backoff::Backoff;
+use super::breaker::Breaker;
 use super::slot::Slot;
 use crate::clients::{OpenAi, OpenAiAnswer, OpenAiError};
-use crate::domain::backoff::Backoff;
-use crate::domain::breaker::Breaker;
 use crate::domain::greeting::Greeting;
 use crate::domain::prompt::GreetingPrompt;
 use crate::metric_definitions::{Metrics, OpenAiOutcome, TokenKind};
@@ -61,42 +61,138 @@ pub enum GreetingFailure {
         /// How long the server, or the breaker, asks to wait.
         retry_after: Option<Duration>,
     },
-    /// OpenAI answers, but not with a usable greeting.
+    /// OpenAI answers, but refuses this request, or not with a usable greeting.
+    /// Trying again for long would not help.
     Unusable {
         /// What to log.
         error: String,
     },
 }
 
+impl GreetingFailure {
+    fn unavailable(error: &str, retry_after: Option<Duration>) -> Self {
+        Self::Unavailable {
+            error: error.to_owned(),
+            retry_after,
+        }
+    }
+}
+
 /// The handle. Cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct OpenAiClient {
     slot: Slot<Message>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    client: OpenAi,
+    metrics: Arc<Metrics>,
+    /// Bounds the mailbox.
+    queue: Semaphore,
+    service: Mutex<Service>,
+}
+
+/// What is known of the service, from its answers.
+#[derive(Default)]
+struct Service {
+    breaker: Breaker,
+    /// The server has asked to be left alone until then.
+    pause_until: Option<Instant>,
+}
+
+/// What became of one try.
+struct Failed {
+    failure: GreetingFailure,
+    outcome: OpenAiOutcome,
+    /// When to try once more, if that may help.
+    again: Option<Duration>,
 }
 
 impl OpenAiClient {
+    pub(super) fn new(client: OpenAi, metrics: Arc<Metrics>) -> Self {
+        Self {
+            slot: Slot::default(),
+            shared: Arc::new(Shared {
+                client,
+                metrics,
+                queue: Semaphore::new(MAX_QUEUE),
+                service: Mutex::default(),
+            }),
+        }
+    }
+
     /// Makes a greeting.
     ///
     /// # Errors
     /// [`GreetingFailure`]
     pub async fn greeting(&self, prompt: GreetingPrompt) -> Result<Greeting, GreetingFailure> {
-        let unavailable = |error: &str| GreetingFailure::Unavailable {
-            error: error.to_owned(),
-            retry_after: None,
+        let Ok(_place) = self.shared.queue.try_acquire() else {
+            return Err(GreetingFailure::unavailable(
+                "too many greetings wait",
+                None,
+            ));
         };
-        let (reply, answer) = oneshot::channel();
-        let job = Job {
-            prompt,
-            reply,
-            queued_at: Instant::now(),
-            tried: 0,
-            span: Span::current(),
-        };
-        self.slot.send(Message::Ask(job));
-        match timeout(WAIT, answer).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(unavailable("the OpenAI client was restarted")),
-            Err(_) => Err(unavailable("no answer of the OpenAI client in time")),
+        let late = "no answer of the OpenAI client in time";
+        timeout(WAIT, self.tries(&prompt))
+            .await
+            .unwrap_or_else(|_| Err(GreetingFailure::unavailable(late, None)))
+    }
+
+    async fn tries(&self, prompt: &GreetingPrompt) -> Result<Greeting, GreetingFailure> {
+        let mut tried = 0;
+        loop {
+            let permit = self.admission(prompt, tried == 0).await?;
+            tried += 1;
+            let result = self.shared.ask(prompt, tried).await;
+            drop(permit);
+            let (outcome, result) = match result {
+                Ok(greeting) => (OpenAiOutcome::Success, Ok(greeting)),
+                Err(Failed {
+                    again: Some(pause), ..
+                }) if tried < TRIES => {
+                    sleep(pause).await;
+                    continue;
+                }
+                Err(failed) => (failed.outcome, Err(failed.failure)),
+            };
+            self.shared
+                .metrics
+                .openai_requests
+                .get(outcome)
+                .increment(1);
+            return result;
+        }
+    }
+
+    /// Waits for the dispatcher.
+    async fn admission(
+        &self,
+        prompt: &GreetingPrompt,
+        first: bool,
+    ) -> Result<OwnedSemaphorePermit, GreetingFailure> {
+        let (reply, admitted) = oneshot::channel();
+        let tokens = self.shared.client.estimated_tokens(prompt);
+        let queued_at = Instant::now();
+        self.slot.send(Message { tokens, reply });
+        let metrics = &self.shared.metrics;
+        match admitted.await {
+            Ok(Ok(permit)) => {
+                if first {
+                    metrics.openai_limiter_wait.record(queued_at.elapsed());
+                }
+                Ok(permit)
+            }
+            Ok(Err(wait)) => {
+                let outcome = OpenAiOutcome::BreakerOpen;
+                metrics.openai_requests.get(outcome).increment(1);
+                let error = "OpenAI is not asked for now: too many errors in a row";
+                Err(GreetingFailure::unavailable(error, Some(wait)))
+            }
+            Err(_) => {
+                let error = "the OpenAI client was restarted";
+                Err(GreetingFailure::unavailable(error, None))
+            }
         }
     }
 
@@ -105,48 +201,142 @@ impl OpenAiClient {
     }
 }
 
-pub(super) struct Job {
-    prompt: GreetingPrompt,
-    reply: oneshot::Sender<Result<Greeting, GreetingFailure>>,
-    queued_at: Instant,
-    tried: u32,
-    /// Of the call for which it is made.
-    span: Span,
+impl Shared {
+    fn service(&self) -> MutexGuard<'_, Service> {
+        self.service.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes one request.
+    async fn ask(&self, prompt: &GreetingPrompt, tried: u32) -> Result<Greeting, Failed> {
+        let started = Instant::now();
+        let result = self.client.complete(prompt).await;
+        self.metrics.openai_duration.record(started.elapsed());
+        let attempt = result
+            .as_ref()
+            .err()
+            .map_or(OpenAiOutcome::Success, outcome);
+        self.metrics.openai_attempts.get(attempt).increment(1);
+        self.judge(&result);
+        match result {
+            Ok(answer) => self.read(&answer),
+            Err(error) => {
+                tracing::warn!("{error}");
+                Err(failed(&error, tried))
+            }
+        }
+    }
+
+    /// Tells the breaker what the answer says about the service.
+    fn judge(&self, result: &Result<OpenAiAnswer, OpenAiError>) {
+        let now = Instant::now();
+        let mut service = self.service();
+        match result {
+            // A refused or unusable request says that the service works.
+            Ok(_) | Err(OpenAiError::Refused { .. } | OpenAiError::Unusable(_)) => {
+                service.breaker.succeeded();
+            }
+            // Not a fault of the service; everybody waits as long as asked,
+            // and no other answer shortens that.
+            Err(OpenAiError::RateLimited { retry_after }) => {
+                service.breaker.succeeded();
+                let asked = retry_after.map(|wait| now + wait.min(LONGEST_PAUSE));
+                service.pause_until = service.pause_until.max(asked);
+            }
+            Err(_) => {
+                if service.breaker.failed(now) {
+                    tracing::warn!("OpenAI keeps failing; it is left alone for a while");
+                }
+            }
+        }
+        let open = f64::from(u8::from(service.breaker.is_open()));
+        self.metrics.openai_breaker_open.set(open);
+    }
+
+    fn read(&self, answer: &OpenAiAnswer) -> Result<Greeting, Failed> {
+        for (kind, tokens) in [
+            (TokenKind::Prompt, answer.prompt_tokens),
+            (TokenKind::Completion, answer.completion_tokens),
+        ] {
+            self.metrics.openai_tokens.get(kind).increment(tokens);
+        }
+        Greeting::from_answer(&answer.content).map_err(|error| {
+            tracing::warn!(%error, "OpenAI API error: unusable answer");
+            Failed {
+                failure: GreetingFailure::Unusable {
+                    error: error.to_string(),
+                },
+                outcome: OpenAiOutcome::Unusable,
+                // The model may do better at once.
+                again: Some(Duration::ZERO),
+            }
+        })
+    }
 }
 
-pub(super) enum Message {
-    Ask(Job),
-    Answered {
-        job: Job,
-        result: Result<OpenAiAnswer, OpenAiError>,
-        took: Duration,
-    },
-    /// Something the queue waited for has come about.
-    Pump,
+fn failed(error: &OpenAiError, tried: u32) -> Failed {
+    let asked = match error {
+        OpenAiError::RateLimited { retry_after } | OpenAiError::Server { retry_after, .. } => {
+            *retry_after
+        }
+        _ => None,
+    };
+    let lasting = matches!(
+        error,
+        OpenAiError::QuotaExhausted | OpenAiError::InvalidKey(_) | OpenAiError::Refused { .. }
+    );
+    let pause = asked.unwrap_or_else(|| PAUSE.delay(tried, rand::random()));
+    let failure = match error {
+        // What is refused for its content is refused the next time as well.
+        OpenAiError::Unusable(_)
+        | OpenAiError::Refused {
+            status: 400 | 422, ..
+        } => GreetingFailure::Unusable {
+            error: error.to_string(),
+        },
+        _ => GreetingFailure::unavailable(&error.to_string(), asked),
+    };
+    Failed {
+        failure,
+        outcome: outcome(error),
+        again: Some(pause).filter(|pause| !lasting && *pause <= LONGEST_PAUSE),
+    }
+}
+
+fn outcome(error: &OpenAiError) -> OpenAiOutcome {
+    match error {
+        OpenAiError::RateLimited { .. } => OpenAiOutcome::RateLimited,
+        OpenAiError::QuotaExhausted => OpenAiOutcome::Quota,
+        OpenAiError::InvalidKey(_) => OpenAiOutcome::InvalidKey,
+        OpenAiError::Server { .. } => OpenAiOutcome::ServerError,
+        OpenAiError::Refused { .. } => OpenAiOutcome::Refused,
+        OpenAiError::Timeout => OpenAiOutcome::Timeout,
+        OpenAiError::Network(_) => OpenAiOutcome::Network,
+        OpenAiError::Unusable(_) => OpenAiOutcome::Unusable,
+    }
+}
+
+/// Somebody wants to make a request. They are answered with a permit, or with
+/// how long the breaker refuses.
+pub(super) struct Message {
+    tokens: u32,
+    reply: oneshot::Sender<Result<OwnedSemaphorePermit, Duration>>,
 }
 
 /// What the actor needs to (re)start.
 #[derive(Clone)]
 pub(super) struct Setup {
-    pub client: Arc<OpenAi>,
+    pub client: OpenAiClient,
     pub limits: OpenAiLimits,
-    pub metrics: Arc<Metrics>,
 }
 
 pub(super) struct OpenAiActor;
 
 pub(super) struct State {
-    setup: Setup,
-    queue: VecDeque<Job>,
-    /// The first in the queue has its tokens already.
-    first_has_tokens: bool,
+    shared: Arc<Shared>,
     requests: DefaultDirectRateLimiter,
     tokens: DefaultDirectRateLimiter,
     /// Most tokens that the limiter can ever grant at once.
     token_burst: NonZeroU32,
-    breaker: Breaker,
-    /// The server has asked to be left alone until then.
-    pause_until: Option<Instant>,
     permits: Arc<Semaphore>,
 }
 
@@ -170,30 +360,30 @@ impl Actor for OpenAiActor {
             |limit: NonZeroU32| NonZeroU32::new(limit.get() / 10).unwrap_or(NonZeroU32::MIN);
         let token_burst = tenth(tokens).max(NonZeroU32::new(4_000).unwrap_or(NonZeroU32::MIN));
         Ok(State {
-            queue: VecDeque::new(),
-            first_has_tokens: false,
+            shared: setup.client.shared,
             requests: RateLimiter::direct(Quota::per_minute(requests).allow_burst(tenth(requests))),
             tokens: RateLimiter::direct(Quota::per_minute(tokens).allow_burst(token_burst)),
             token_burst,
-            breaker: Breaker::default(),
-            pause_until: None,
             permits: Arc::new(Semaphore::new(CONCURRENT_REQUESTS)),
-            setup,
         })
     }
 
+    /// Waits here, and nowhere else: the mailbox is the queue.
     async fn handle(
         &self,
-        myself: ActorRef<Message>,
-        message: Message,
+        _: ActorRef<Message>,
+        Message { tokens, mut reply }: Message,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        match message {
-            Message::Ask(job) => state.enqueue(job),
-            Message::Answered { job, result, took } => state.answered(&myself, job, result, took),
-            Message::Pump => {}
+        if reply.is_closed() {
+            return Ok(());
         }
-        state.pump(&myself);
+        let admitted = tokio::select! {
+            // Whoever asked has stopped waiting.
+            () = reply.closed() => return Ok(()),
+            admitted = state.admit(tokens) => admitted,
+        };
+        let _ = reply.send(admitted);
         Ok(())
     }
 
@@ -209,241 +399,37 @@ impl Actor for OpenAiActor {
 }
 
 impl State {
-    fn enqueue(&mut self, job: Job) {
-        if self.queue.len() >= MAX_QUEUE {
-            let failure = GreetingFailure::Unavailable {
-                error: "too many greetings wait".into(),
-                retry_after: None,
-            };
-            let _ = job.reply.send(Err(failure));
-        } else {
-            self.queue.push_back(job);
+    /// Breaker, tokens, request, permit, in this order: what is refused uses up
+    /// none of the limits.
+    async fn admit(&self, tokens: u32) -> Result<OwnedSemaphorePermit, Duration> {
+        self.pause().await;
+        if let Some(wait) = self.shared.service().breaker.refuses(Instant::now()) {
+            return Err(wait);
         }
+        let tokens = NonZeroU32::new(tokens).unwrap_or(NonZeroU32::MIN);
+        // Not more than the burst, it can be granted.
+        let _ = self
+            .tokens
+            .until_n_ready(tokens.min(self.token_burst))
+            .await;
+        self.requests.until_ready().await;
+        let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
+            return Err(LONGEST_PAUSE);
+        };
+        // Answers that came meanwhile may have changed what is known.
+        self.pause().await;
+        self.shared.service().breaker.admit(Instant::now())?;
+        Ok(permit)
     }
 
-    /// Starts what may start; if something must wait, comes back then.
-    fn pump(&mut self, myself: &ActorRef<Message>) {
+    /// Waits until the server may be asked again.
+    async fn pause(&self) {
         loop {
-            if self.queue.front().is_some_and(|job| job.reply.is_closed()) {
-                self.queue.pop_front();
-                self.first_has_tokens = false;
-                continue;
-            }
-            // The message that returns a permit pumps again.
-            let Some(wait) = self.start_first(myself) else {
-                return;
-            };
-            if !wait.is_zero() {
-                myself.send_after(wait, || Message::Pump);
-                return;
+            let until = self.shared.service().pause_until;
+            match until.map(|until| until.saturating_duration_since(Instant::now())) {
+                Some(wait) if !wait.is_zero() => sleep(wait).await,
+                _ => return,
             }
         }
-    }
-
-    /// Starts the first of the queue. `None` if there is nothing to start now,
-    /// zero if it was started or refused, else how long it has to wait.
-    fn start_first(&mut self, myself: &ActorRef<Message>) -> Option<Duration> {
-        let now = Instant::now();
-        self.queue.front()?;
-        if let Some(until) = self.pause_until.filter(|until| *until > now) {
-            return Some(until - now);
-        }
-        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
-        if let Some(wait) = self.wait_for_limits() {
-            return Some(wait.max(Duration::from_millis(1)));
-        }
-        self.first_has_tokens = false;
-        let job = self.queue.pop_front()?;
-        if let Err(wait) = self.breaker.admit(now) {
-            let metrics = &self.setup.metrics;
-            metrics
-                .openai_requests
-                .get(OpenAiOutcome::BreakerOpen)
-                .increment(1);
-            let error = "OpenAI is not asked for now: too many errors in a row".to_owned();
-            let _ = job.reply.send(Err(GreetingFailure::Unavailable {
-                error,
-                retry_after: Some(wait),
-            }));
-            return Some(Duration::ZERO);
-        }
-        self.start(myself, job, permit);
-        Some(Duration::ZERO)
-    }
-
-    /// Takes tokens, then a request; how long to wait if one is not to be had.
-    fn wait_for_limits(&mut self) -> Option<Duration> {
-        let now = DefaultClock::default().now();
-        if !self.first_has_tokens {
-            let prompt = &self.queue.front()?.prompt;
-            let tokens = self
-                .setup
-                .client
-                .estimated_tokens(prompt)
-                .clamp(1, self.token_burst.get());
-            // Clamped to the burst, the limiter can grant it.
-            if let Ok(Err(not_until)) = self.tokens.check_n(NonZeroU32::new(tokens)?) {
-                return Some(not_until.wait_time_from(now));
-            }
-            self.first_has_tokens = true;
-        }
-        self.requests
-            .check()
-            .err()
-            .map(|not_until| not_until.wait_time_from(now))
-    }
-
-    fn start(&self, myself: &ActorRef<Message>, mut job: Job, permit: OwnedSemaphorePermit) {
-        if job.tried == 0 {
-            self.setup
-                .metrics
-                .openai_limiter_wait
-                .record(job.queued_at.elapsed());
-        }
-        job.tried += 1;
-        let (client, myself) = (Arc::clone(&self.setup.client), myself.clone());
-        let span = job.span.clone();
-        let work = async move {
-            let started = Instant::now();
-            let result = client.complete(&job.prompt).await;
-            drop(permit);
-            let _ = myself.send_message(Message::Answered {
-                job,
-                result,
-                took: started.elapsed(),
-            });
-        };
-        tokio::spawn(work.instrument(span));
-    }
-
-    fn answered(
-        &mut self,
-        myself: &ActorRef<Message>,
-        job: Job,
-        result: Result<OpenAiAnswer, OpenAiError>,
-        took: Duration,
-    ) {
-        let _span = job.span.clone().entered();
-        let metrics = &self.setup.metrics;
-        metrics.openai_duration.record(took);
-        let attempt = result
-            .as_ref()
-            .err()
-            .map_or(OpenAiOutcome::Success, outcome);
-        metrics.openai_attempts.get(attempt).increment(1);
-        self.judge(&result);
-        match result {
-            Ok(answer) => self.use_answer(job, &answer),
-            Err(error) => {
-                tracing::warn!("{error}");
-                self.retry_or_give_up(myself, job, &error);
-            }
-        }
-    }
-
-    /// Tells the breaker what the answer says about the service.
-    fn judge(&mut self, result: &Result<OpenAiAnswer, OpenAiError>) {
-        match result {
-            // A refused or unusable request says that the service works.
-            Ok(_) | Err(OpenAiError::Refused { .. } | OpenAiError::Unusable(_)) => {
-                self.breaker.succeeded()
-            }
-            // Not a fault of the service; the whole queue waits as asked.
-            Err(OpenAiError::RateLimited { retry_after }) => {
-                self.breaker.succeeded();
-                self.pause_until = retry_after.map(|wait| Instant::now() + wait.min(LONGEST_PAUSE));
-            }
-            Err(_) => {
-                if self.breaker.failed(Instant::now()) {
-                    tracing::warn!("OpenAI keeps failing; it is left alone for a while");
-                }
-            }
-        }
-        self.setup
-            .metrics
-            .openai_breaker_open
-            .set(f64::from(u8::from(self.breaker.is_open())));
-    }
-
-    fn use_answer(&mut self, job: Job, answer: &OpenAiAnswer) {
-        let metrics = &self.setup.metrics;
-        metrics
-            .openai_tokens
-            .get(TokenKind::Prompt)
-            .increment(answer.prompt_tokens);
-        metrics
-            .openai_tokens
-            .get(TokenKind::Completion)
-            .increment(answer.completion_tokens);
-        match Greeting::from_answer(&answer.content) {
-            Ok(greeting) => {
-                metrics
-                    .openai_requests
-                    .get(OpenAiOutcome::Success)
-                    .increment(1);
-                let _ = job.reply.send(Ok(greeting));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "OpenAI API error: unusable answer");
-                if job.tried < TRIES {
-                    self.queue.push_front(job);
-                    self.first_has_tokens = false;
-                } else {
-                    metrics
-                        .openai_requests
-                        .get(OpenAiOutcome::Unusable)
-                        .increment(1);
-                    let _ = job.reply.send(Err(GreetingFailure::Unusable {
-                        error: error.to_string(),
-                    }));
-                }
-            }
-        }
-    }
-
-    fn retry_or_give_up(&mut self, myself: &ActorRef<Message>, job: Job, error: &OpenAiError) {
-        let asked = match error {
-            OpenAiError::RateLimited { retry_after } | OpenAiError::Server { retry_after, .. } => {
-                *retry_after
-            }
-            _ => None,
-        };
-        let lasting = matches!(
-            error,
-            OpenAiError::QuotaExhausted | OpenAiError::InvalidKey(_) | OpenAiError::Refused { .. }
-        );
-        let pause = asked.unwrap_or_else(|| PAUSE.delay(job.tried, rand::random()));
-        if !lasting && job.tried < TRIES && pause <= LONGEST_PAUSE {
-            myself.send_after(pause, move || Message::Ask(job));
-            return;
-        }
-        self.setup
-            .metrics
-            .openai_requests
-            .get(outcome(error))
-            .increment(1);
-        let failure = match error {
-            OpenAiError::Unusable(_) => GreetingFailure::Unusable {
-                error: error.to_string(),
-            },
-            _ => GreetingFailure::Unavailable {
-                error: error.to_string(),
-                retry_after: asked,
-            },
-        };
-        let _ = job.reply.send(Err(failure));
-    }
-}
-
-fn outcome(error: &OpenAiError) -> OpenAiOutcome {
-    match error {
-        OpenAiError::RateLimited { .. } => OpenAiOutcome::RateLimited,
-        OpenAiError::QuotaExhausted => OpenAiOutcome::Quota,
-        OpenAiError::InvalidKey(_) => OpenAiOutcome::InvalidKey,
-        OpenAiError::Server { .. } => OpenAiOutcome::ServerError,
-        OpenAiError::Refused { .. } => OpenAiOutcome::Refused,
-        OpenAiError::Timeout => OpenAiOutcome::Timeout,
-        OpenAiError::Network(_) => OpenAiOutcome::Network,
-        OpenAiError::Unusable(_) => OpenAiOutcome::Unusable,
     }
 }

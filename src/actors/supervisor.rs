@@ -84,12 +84,12 @@ impl ActorSystem {
         let archiver = Archiver::default();
         let inbox = Inbox::new(Arc::clone(&ledger), archiver.clone());
         let openai = options.openai.map(|(client, limits)| {
+            let client = OpenAiClient::new(client, Arc::clone(&options.metrics));
             let setup = openai::Setup {
-                client: Arc::new(client),
+                client: client.clone(),
                 limits,
-                metrics: Arc::clone(&options.metrics),
             };
-            (OpenAiClient::default(), setup)
+            (client, setup)
         });
         let greetings = openai.is_some();
         let tools = Arc::new(Tools {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tracing::Span;
 
-use crate::domain::backoff::Backoff;
+use super::backoff::Backoff;
 use crate::store::{InboxEvent, RetryCause, Settlement};
 use crate::telemetry::CallerIdFormat;
 

@@ -271,3 +271,21 @@ async fn a_retry_after_of_years_does_no_harm() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_request_refused_for_its_content_is_given_up_after_a_few_tries() {
+    let service = Service::start().await;
+    service.upstream.set_openai(OpenAi {
+        status: 400,
+        ..OpenAi::default()
+    });
+    service
+        .end_call(&call("conv_1", AGENT, CALLER).caller("I like roses."))
+        .await;
+    until("a dead letter", async || {
+        service.query("SELECT count(*) FROM inbox WHERE state = 'dead'") == 1
+    })
+    .await;
+    assert_eq!(service.upstream.asked(), 5);
+    assert_eq!(service.caller(CALLER).await["total_interactions"], 1);
+}

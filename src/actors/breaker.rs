@@ -47,22 +47,31 @@ impl Breaker {
     /// Longest pause.
     const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+    /// How long requests are refused from now on, if they are. Changes nothing.
+    #[must_use]
+    pub fn refuses(&self, now: Instant) -> Option<Duration> {
+        match self.state {
+            State::Closed => None,
+            State::Open { until } | State::Probing { until } if until <= now => None,
+            State::Open { until } => Some(until - now),
+            State::Probing { .. } => Some(Self::PAUSE),
+        }
+    }
+
     /// Whether a request may pass now; if not, how long until one may.
     ///
     /// # Errors
     /// The time to wait.
     pub fn admit(&mut self, now: Instant) -> Result<(), Duration> {
-        match self.state {
-            State::Closed => Ok(()),
-            State::Open { until } | State::Probing { until } if until <= now => {
-                self.state = State::Probing {
-                    until: now + Self::PROBE_LIMIT,
-                };
-                Ok(())
-            }
-            State::Open { until } => Err(until - now),
-            State::Probing { .. } => Err(Self::PAUSE),
+        if let Some(wait) = self.refuses(now) {
+            return Err(wait);
         }
+        if self.is_open() {
+            self.state = State::Probing {
+                until: now + Self::PROBE_LIMIT,
+            };
+        }
+        Ok(())
     }
 
     /// A request that passed has succeeded.
