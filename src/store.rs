@@ -148,6 +148,15 @@ pub struct Unarchived {
     pub payload: bytes::Bytes,
 }
 
+/// Events whose turn it is.
+#[derive(Debug, Clone, Default)]
+pub struct Claimed {
+    /// Those that can be worked on.
+    pub events: Vec<InboxEvent>,
+    /// Those that can no longer be read, and why.
+    pub unreadable: Vec<(EventId, String)>,
+}
+
 /// What made an event be tried again. Outages pass and are waited for; the
 /// other causes lie in the event and are counted on their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,7 +259,7 @@ pub trait Ledger: Send + Sync + 'static {
         now: Timestamp,
         limit: usize,
         busy: Vec<EventId>,
-    ) -> Result<Vec<InboxEvent>>;
+    ) -> Result<Claimed>;
 
     /// Ends a stage of an event. Settling an event that is finished already
     /// changes nothing.

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::archiver::Archiver;
+use super::backoff::Backoff;
 use super::router::Sessions;
 use super::slot::Slot;
 use super::ticket::{RETRY, Returned, Ticket};
@@ -25,10 +26,16 @@ use crate::domain::caller_id::CallerId;
 use crate::domain::ids::AgentId;
 use crate::metric_definitions::{CallOutcome, Metrics};
 use crate::store::{
-    Accepted, EventId, InboxEvent, Ledger, NewEvent, RetryCause, Settled, Settlement, Stage,
+    Accepted, Claimed, EventId, InboxEvent, Ledger, NewEvent, RetryCause, Settled, Settlement,
+    Stage,
 };
 use crate::telemetry::CallerIdFormat;
 
+/// Before a settlement that the ledger did not take is tried again.
+const SETTLE_RETRY: Backoff = Backoff {
+    base: Duration::from_millis(200),
+    cap: Duration::from_secs(10),
+};
 /// How often the inbox looks for events whose retry has come due.
 const TICK: Duration = Duration::from_millis(500);
 /// Ticks between two measurements of the inbox.
@@ -122,14 +129,14 @@ pub(super) enum Message {
     Tick,
     Claimed {
         stage: Stage,
-        events: crate::store::Result<Vec<InboxEvent>>,
+        claimed: crate::store::Result<Claimed>,
     },
     /// A ticket has come back.
     Returned(Returned),
     Settled {
         event: Box<InboxEvent>,
         how: Settlement,
-        result: crate::store::Result<Settled>,
+        settled: Settled,
     },
     Drain(oneshot::Sender<()>),
 }
@@ -207,11 +214,15 @@ impl Actor for InboxActor {
         match message {
             Message::Wake => state.claim_all(&myself),
             Message::Tick => state.tick(&myself),
-            Message::Claimed { stage, events } => state.claimed(&myself, stage, events),
+            Message::Claimed { stage, claimed } => state.claimed(&myself, stage, claimed),
             Message::Returned(Returned::Settled { event, how }) => {
                 state.settle(&myself, event, how);
             }
-            Message::Settled { event, how, result } => state.settled(&myself, &event, &how, result),
+            Message::Settled {
+                event,
+                how,
+                settled,
+            } => state.settled(&myself, &event, &how, &settled),
             // It is claimed again with the next tick, not at once: whoever
             // handed it back is still busy.
             Message::Returned(Returned::Untried(event)) => {
@@ -286,8 +297,8 @@ impl State {
         self.claiming.insert(stage, Claiming::Once);
         let (ledger, myself) = (Arc::clone(&self.setup.inbox.ledger), myself.clone());
         tokio::spawn(async move {
-            let events = ledger.claim(stage, Timestamp::now(), free, busy).await;
-            let _ = myself.send_message(Message::Claimed { stage, events });
+            let claimed = ledger.claim(stage, Timestamp::now(), free, busy).await;
+            let _ = myself.send_message(Message::Claimed { stage, claimed });
         });
     }
 
@@ -295,15 +306,18 @@ impl State {
         &mut self,
         myself: &ActorRef<Message>,
         stage: Stage,
-        events: crate::store::Result<Vec<InboxEvent>>,
+        claimed: crate::store::Result<Claimed>,
     ) {
         let again = self.claiming.remove(&stage) == Some(Claiming::Again);
-        match events {
-            Ok(events) => {
+        match claimed {
+            Ok(Claimed { events, unreadable }) => {
                 let now = Timestamp::now().as_millisecond();
                 self.setup.inbox.last_look.store(now, Ordering::Relaxed);
                 for event in events {
                     self.hand_out(event);
+                }
+                for (id, error) in unreadable {
+                    self.bury(id, stage, error);
                 }
                 if again {
                     self.claim(myself, stage);
@@ -312,6 +326,16 @@ impl State {
             // The next tick tries again.
             Err(error) => tracing::error!(%error, "The inbox cannot be read"),
         }
+    }
+
+    /// An event that cannot be read must not be looked at for ever.
+    fn bury(&self, id: EventId, stage: Stage, error: String) {
+        tracing::error!(event = %id, error, "An event of the inbox cannot be read; it is a dead letter");
+        let ledger = Arc::clone(&self.setup.inbox.ledger);
+        tokio::spawn(async move {
+            // If this fails, the next look finds it again.
+            let _ = ledger.settle(id, stage, Settlement::Dead { error }).await;
+        });
     }
 
     fn hand_out(&mut self, event: InboxEvent) {
@@ -347,8 +371,24 @@ impl State {
     fn settle(&self, myself: &ActorRef<Message>, event: Box<InboxEvent>, how: Settlement) {
         let (ledger, myself) = (Arc::clone(&self.setup.inbox.ledger), myself.clone());
         tokio::spawn(async move {
-            let result = ledger.settle(event.id, event.stage, how.clone()).await;
-            let _ = myself.send_message(Message::Settled { event, how, result });
+            let mut failures = 0;
+            // What was done is not done again because the ledger cannot be
+            // written: a greeting that is paid for would be bought twice.
+            let settled = loop {
+                match ledger.settle(event.id, event.stage, how.clone()).await {
+                    Ok(settled) => break settled,
+                    Err(error) => {
+                        tracing::error!(%error, event = %event.id, "The inbox cannot be written; it is tried again");
+                    }
+                }
+                failures += 1;
+                tokio::time::sleep(SETTLE_RETRY.delay(failures, rand::random())).await;
+            };
+            let _ = myself.send_message(Message::Settled {
+                event,
+                how,
+                settled,
+            });
         });
     }
 
@@ -357,19 +397,11 @@ impl State {
         myself: &ActorRef<Message>,
         event: &InboxEvent,
         how: &Settlement,
-        result: crate::store::Result<Settled>,
+        settled: &Settled,
     ) {
         self.under_way.remove(&event.id);
-        match result {
-            Ok(settled) => {
-                self.count(event, how, &settled);
-                self.claim_all(myself);
-            }
-            // What was done is done once however often it is repeated.
-            Err(error) => {
-                tracing::error!(%error, "The inbox cannot be written; the event will be repeated")
-            }
-        }
+        self.count(event, how, settled);
+        self.claim_all(myself);
     }
 
     fn count(&self, event: &InboxEvent, how: &Settlement, settled: &Settled) {

@@ -302,3 +302,71 @@ async fn a_locked_database_gives_503_while_known_callers_are_still_greeted() {
         .unwrap();
     assert_eq!(ready.status(), 200);
 }
+
+#[tokio::test]
+async fn a_ledger_that_takes_nothing_never_buys_a_greeting_twice() {
+    let service = Service::start().await;
+    service.upstream.set_openai(OpenAi {
+        delay: Duration::from_secs(2),
+        ..OpenAi::default()
+    });
+    service
+        .end_call(&call("conv_1", AGENT, CALLER).caller("I like roses."))
+        .await;
+    until("the request to OpenAI", async || {
+        service.upstream.asked() == 1
+    })
+    .await;
+    // The greeting is stored in the same file, so it may wait as well; what
+    // counts is that it is not asked for again.
+    let mut database = rusqlite::Connection::open(service.path("elaoms.db")).unwrap();
+    let lock = database
+        .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    lock.execute_batch(
+        "CREATE TRIGGER no_settling BEFORE UPDATE OF state ON inbox
+         BEGIN SELECT RAISE(ABORT, 'made to fail'); END",
+    )
+    .unwrap();
+    lock.commit().unwrap();
+    service.wait_for_greeting(CALLER, AGENT, "roses").await;
+    service
+        .wait_for_log("The inbox cannot be written; it is tried again")
+        .await;
+    database.execute_batch("DROP TRIGGER no_settling").unwrap();
+    service.settle().await;
+    assert_eq!(service.upstream.asked(), 1);
+}
+
+#[tokio::test]
+async fn an_event_that_cannot_be_read_is_a_dead_letter_and_the_next_one_is_learned() {
+    let service = Service::start().await;
+    let database = rusqlite::Connection::open(service.path("elaoms.db")).unwrap();
+    database.busy_timeout(Duration::from_secs(10)).unwrap();
+    database
+        .execute(
+            "INSERT INTO inbox (event_key, kind, conversation_id, agent, caller, started_at, greeting_wanted,
+                 stage, state, run_at, received_at, payload)
+             VALUES ('broken', 'no such kind', 'conv_0', ?1, ?2, 0, 0, 'learn', 'ready', 0, 0, x'7b')",
+            [AGENT, CALLER],
+        )
+        .unwrap();
+    service
+        .end_call(&call("conv_1", AGENT, CALLER).caller("I like roses."))
+        .await;
+    until("the call behind it to be learned", async || {
+        service.caller(CALLER).await["total_interactions"] == 1
+    })
+    .await;
+    let log = service.log();
+    assert_eq!(
+        log.matches("An event of the inbox cannot be read").count(),
+        1,
+        "{log}"
+    );
+    assert_eq!(
+        service.query("SELECT count(*) FROM inbox WHERE state = 'dead'"),
+        1
+    );
+}

@@ -254,6 +254,7 @@ async fn claim(ledger: &dyn Ledger, stage: Stage, second: i64) -> Vec<InboxEvent
         .claim(stage, at(second), 100, Vec::new())
         .await
         .unwrap()
+        .events
 }
 
 fn ids(events: &[InboxEvent]) -> Vec<&str> {
@@ -304,7 +305,8 @@ pub async fn ledger_contract(ledger: Arc<dyn Ledger>) {
     let busy = ledger
         .claim(Stage::Learn, at(0), 100, vec![first[0].id])
         .await
-        .unwrap();
+        .unwrap()
+        .events;
     assert_eq!(ids(&busy), ["c4"]);
 
     // A retry keeps its place at the head, and waits for its time.

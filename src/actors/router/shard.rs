@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::oneshot;
 
 use super::{SessionOptions, Table};
@@ -18,6 +18,8 @@ use crate::metric_definitions::{ActorKind, Metrics};
 const MAX_WAITING: usize = 1_024;
 /// Most callers of a shard that wait for others' sessions to go.
 const MAX_QUEUED: usize = 1_024;
+/// Sessions looked at in one go: bounds how long a shard is held.
+const LOOKS_PER_SWEEP: usize = 512;
 /// Failures of one caller's sessions within a minute before they pause.
 const SESSION_FAILURES: usize = 5;
 /// How long such a caller gets the defaults.
@@ -50,8 +52,20 @@ pub(in crate::actors) struct State {
     callers: FxHashMap<ActorId, CallerId>,
     /// Callers for whom there is no room yet, with what is to be delivered.
     queued: VecDeque<(CallerId, Vec<session::Message>)>,
+    /// Every session once, to be looked at again when it may be idle. A look
+    /// costs the same however many there are.
+    looks: VecDeque<Look>,
+    /// Sessions that are being let go.
+    leaving: usize,
     failures: FxHashMap<CallerId, RestartIntensity>,
     pausing: FxHashMap<CallerId, Instant>,
+}
+
+/// When to look at a session again.
+struct Look {
+    caller: CallerId,
+    queued_at: Instant,
+    due: Instant,
 }
 
 struct Session {
@@ -84,6 +98,8 @@ impl Actor for RouterActor {
             sessions: FxHashMap::default(),
             callers: FxHashMap::default(),
             queued: VecDeque::new(),
+            looks: VecDeque::new(),
+            leaving: 0,
             failures: FxHashMap::default(),
             pausing: FxHashMap::default(),
         })
@@ -156,6 +172,7 @@ impl State {
                 // It has ended, but we are not told yet: wait for that.
                 Err(message) => {
                     session.leaving = Some(vec![message]);
+                    self.leaving += 1;
                     return;
                 }
             },
@@ -176,7 +193,6 @@ impl State {
         } else if self.sessions.len() < self.setup.options.most {
             self.start(myself, caller, messages).await;
         } else {
-            self.let_go_oldest(myself, self.setup.options.most.div_ceil(16));
             if let Some((_, queued)) = self.queued.iter_mut().find(|(c, _)| *c == caller) {
                 queued.extend(messages);
             } else if self.queued.len() < MAX_QUEUED {
@@ -184,6 +200,7 @@ impl State {
             } else {
                 messages.into_iter().for_each(refuse);
             }
+            self.make_room(myself);
         }
     }
 
@@ -218,6 +235,7 @@ impl State {
                     let _ = actor.send_message(message);
                 }
                 self.callers.insert(actor.get_id(), caller.clone());
+                self.look_later(caller.clone(), Instant::now());
                 self.sessions.insert(
                     caller,
                     Session {
@@ -240,6 +258,9 @@ impl State {
         };
         remove(&self.setup.table, &self.setup.tools.metrics, &caller);
         let session = self.sessions.remove(&caller);
+        if session.as_ref().is_some_and(|s| s.leaving.is_some()) {
+            self.leaving -= 1;
+        }
         if failed {
             self.setup
                 .tools
@@ -274,52 +295,88 @@ impl State {
         }
     }
 
+    fn look_later(&mut self, caller: CallerId, last_used: Instant) {
+        // Sessions that failed leave theirs behind.
+        if self.looks.len() > 2 * self.sessions.len() + MAX_WAITING {
+            let mut seen: FxHashSet<CallerId> = FxHashSet::default();
+            let sessions = &self.sessions;
+            self.looks.retain(|look| {
+                sessions.contains_key(&look.caller) && seen.insert(look.caller.clone())
+            });
+        }
+        self.looks.push_back(Look {
+            caller,
+            queued_at: Instant::now(),
+            due: last_used + self.setup.options.idle,
+        });
+    }
+
+    /// When a session was last used; `None` if it is not there, or leaving.
+    fn last_used(&self, caller: &CallerId) -> Option<Instant> {
+        self.sessions
+            .get(caller)
+            .filter(|session| session.leaving.is_none())?;
+        let table = self
+            .setup
+            .table
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Still loading, it is in use.
+        let published = table.get(caller).map(|published| published.last_used());
+        Some(published.unwrap_or_else(Instant::now))
+    }
+
+    /// Lets idle sessions go, a bounded number at a time.
     fn sweep(&mut self, myself: &ActorRef<Message>) {
+        let now = Instant::now();
         let idle = self.setup.options.idle;
-        let idle: Vec<CallerId> = self
-            .by_last_use()
-            .into_iter()
-            .take_while(|(last_used, _)| last_used.elapsed() >= idle)
-            .map(|(_, caller)| caller)
-            .collect();
-        for caller in idle {
-            self.let_go(myself, &caller);
+        for _ in 0..LOOKS_PER_SWEEP {
+            if self.looks.front().is_none_or(|look| look.due > now) {
+                break;
+            }
+            let Some(look) = self.looks.pop_front() else {
+                break;
+            };
+            match self.last_used(&look.caller) {
+                Some(last_used) if last_used + idle <= now => self.let_go(myself, &look.caller),
+                Some(last_used) => self.look_later(look.caller, last_used),
+                None => {}
+            }
         }
         if !self.queued.is_empty() {
             // Those who were asked before may have been busy.
-            self.let_go_oldest(myself, self.setup.options.most.div_ceil(16));
+            self.make_room(myself);
         }
-        let now = Instant::now();
         self.pausing.retain(|_, until| now < *until);
         if self.failures.len() > MAX_WAITING {
             self.failures.clear();
         }
     }
 
-    fn let_go_oldest(&mut self, myself: &ActorRef<Message>, count: usize) {
-        for (_, caller) in self.by_last_use().into_iter().take(count) {
-            self.let_go(myself, &caller);
+    /// Lets as many sessions go as callers wait for a place: those first that
+    /// were not used since they were last looked at.
+    fn make_room(&mut self, myself: &ActorRef<Message>) {
+        let mut wanted = self.queued.len().saturating_sub(self.leaving);
+        // Whatever was used is spared once, so that two rounds find one.
+        let most = (2 * self.looks.len()).min(LOOKS_PER_SWEEP);
+        for _ in 0..most {
+            if wanted == 0 {
+                return;
+            }
+            let Some(look) = self.looks.pop_front() else {
+                return;
+            };
+            match self.last_used(&look.caller) {
+                Some(last_used) if last_used > look.queued_at => {
+                    self.look_later(look.caller, last_used);
+                }
+                Some(_) => {
+                    self.let_go(myself, &look.caller);
+                    wanted -= 1;
+                }
+                None => {}
+            }
         }
-    }
-
-    /// Callers that are not leaving yet, longest unused first.
-    fn by_last_use(&self) -> Vec<(Instant, CallerId)> {
-        let table = self
-            .setup
-            .table
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        let mut callers: Vec<(Instant, CallerId)> = table
-            .iter()
-            .filter(|(caller, _)| {
-                self.sessions
-                    .get(*caller)
-                    .is_some_and(|s| s.leaving.is_none())
-            })
-            .map(|(caller, published)| (published.last_used(), caller.clone()))
-            .collect();
-        callers.sort_unstable_by_key(|(last_used, _)| *last_used);
-        callers
     }
 
     /// Asks a session to stop. Everything sent to it before comes before.
@@ -327,7 +384,10 @@ impl State {
         let Some(session) = self.sessions.get_mut(caller) else {
             return;
         };
-        session.leaving.get_or_insert_default();
+        if session.leaving.is_none() {
+            session.leaving = Some(Vec::new());
+            self.leaving += 1;
+        }
         let (refused, answer) = oneshot::channel();
         let (router, caller) = (myself.clone(), caller.clone());
         tokio::spawn(async move {
@@ -346,6 +406,11 @@ impl State {
             .sessions
             .get_mut(&caller)
             .and_then(|s| s.leaving.take());
+        if waiting.is_some() {
+            self.leaving -= 1;
+            // It is in use, and looked at again.
+            self.look_later(caller.clone(), Instant::now());
+        }
         for message in waiting.unwrap_or_default() {
             self.deliver(myself, caller.clone(), message).await;
         }

@@ -15,8 +15,8 @@ use crate::domain::agent_profile::AgentProfile;
 use crate::domain::ids::AgentId;
 use crate::domain::profile::CallOrder;
 use crate::store::{
-    Accepted, DeadLetter, EventId, InboxEvent, InboxStats, Ledger, NewEvent, Result, RetryCause,
-    Settled, Settlement, Stage, StoreError, StoredAgent, Unarchived,
+    Accepted, Claimed, DeadLetter, EventId, InboxEvent, InboxStats, Ledger, NewEvent, Result,
+    RetryCause, Settled, Settlement, Stage, StoreError, StoredAgent, Unarchived,
 };
 
 /// [`Ledger`] on SQLite.
@@ -60,7 +60,7 @@ impl Ledger for SqliteLedger {
         now: Timestamp,
         limit: usize,
         busy: Vec<EventId>,
-    ) -> Result<Vec<InboxEvent>> {
+    ) -> Result<Claimed> {
         self.0
             .read(move |db| claim(db, stage, now, limit, &busy))
             .await
@@ -269,30 +269,25 @@ fn claim(
     now: Timestamp,
     limit: usize,
     busy: &[EventId],
-) -> Result<Vec<InboxEvent>> {
+) -> Result<Claimed> {
     let sql = "SELECT id FROM inbox WHERE state = 'ready' AND stage = ?1 AND run_at <= ?2
                ORDER BY run_at, id LIMIT ?3";
     let most = i64::try_from(limit.saturating_add(busy.len())).unwrap_or(i64::MAX);
     let due = query(db, sql, params![stage.as_str(), millis(now), most], |row| {
         Ok(EventId(row.get("id")?))
     })?;
-    due.into_iter()
-        .filter(|id| !busy.contains(id))
-        .take(limit)
-        .map(|id| {
-            first(db, "SELECT * FROM inbox WHERE id = ?1", [id.0], |row| {
-                inbox_event(row, stage)
-            })
-        })
-        .filter_map(|event| match event {
+    let mut claimed = Claimed::default();
+    for id in due.into_iter().filter(|id| !busy.contains(id)).take(limit) {
+        let event = first(db, "SELECT * FROM inbox WHERE id = ?1", [id.0], |row| {
+            inbox_event(row, stage)
+        });
+        match event {
             // One unreadable row must not hold up the others.
-            Err(StoreError::Corrupt(error)) => {
-                tracing::error!(error, "An event in the inbox cannot be read");
-                None
-            }
-            other => other.transpose(),
-        })
-        .collect()
+            Err(StoreError::Corrupt(error)) => claimed.unreadable.push((id, error)),
+            event => claimed.events.extend(event?),
+        }
+    }
+    Ok(claimed)
 }
 
 fn inbox_event(row: &Row<'_>, stage: Stage) -> Result<InboxEvent> {
@@ -417,6 +412,11 @@ fn to_archive(
     let mut bytes = 0;
     while let Some(row) = rows.next()? {
         let caller: Option<String> = row.get("caller")?;
+        // A row that cannot be read has no name in the archive; it becomes a
+        // dead letter when it is claimed.
+        let Ok(key) = rows::event_key(row) else {
+            continue;
+        };
         let payload: Option<Vec<u8>> = row.get("payload")?;
         let payload = payload.unwrap_or_default();
         bytes += payload.len();
@@ -425,7 +425,7 @@ fn to_archive(
         }
         due.push(Unarchived {
             id: EventId(row.get("id")?),
-            key: rows::event_key(row)?,
+            key,
             has_caller: caller.is_some(),
             received_at: rows::time(row, "received_at")?,
             payload: payload.into(),
