@@ -40,6 +40,7 @@ use crate::telemetry::CallerIdFormat;
 use change::{Change, Changed};
 use greet::GreetingMade;
 pub(in crate::actors) use index::IndexBudget;
+use learn::Read;
 pub use published::{CallerView, Published};
 
 /// What every session works with.
@@ -52,6 +53,8 @@ pub(super) struct Tools {
     pub greeting_retry: Duration,
     /// For indexes and searches.
     pub compute: Compute,
+    /// For large events.
+    pub reading: Compute,
     pub indexes: Arc<IndexBudget>,
     pub metrics: Arc<Metrics>,
     pub caller_ids: CallerIdFormat,
@@ -71,6 +74,8 @@ pub(super) enum Message {
     },
     /// Work on an event of the inbox.
     Process(Ticket),
+    /// A large event was read.
+    Read { ticket: Ticket, read: Box<Read> },
     GreetingMade {
         ticket: Ticket,
         made: Box<GreetingMade>,
@@ -192,6 +197,11 @@ impl Actor for SessionActor {
             Message::Process(ticket) => {
                 let _span = ticket.span().entered();
                 state.process(&myself, &published, ticket);
+            }
+            Message::Read { ticket, read } => {
+                state.under_way -= 1;
+                let _span = ticket.span().entered();
+                state.work_on(&myself, &published, ticket, *read);
             }
             Message::GreetingMade { ticket, made } => {
                 state.under_way -= 1;

@@ -98,6 +98,7 @@ impl ActorSystem {
             openai: openai.as_ref().map(|(handle, _)| handle.clone()),
             greeting_retry: options.greeting_retry,
             compute,
+            reading: Compute::background(),
             indexes: Arc::default(),
             metrics: Arc::clone(&options.metrics),
             caller_ids: options.caller_ids.clone(),

@@ -1,4 +1,4 @@
-//! The first stage of a call: learning it.
+//! The first stage of a call: reading the event and learning it.
 
 use ractor::ActorRef;
 
@@ -9,6 +9,17 @@ use crate::domain::call_event::{self, Call, CallEvent};
 use crate::domain::learning::Learning;
 use crate::store::{InboxEvent, Settlement, Stage};
 
+/// A body above this size is read off the runtime, in bytes.
+const LARGE_BODY: usize = 64 * 1024;
+
+/// What an event asks for.
+pub(in crate::actors) enum Read {
+    Learn(Learning),
+    Greet(Call),
+    /// It can no longer be worked on; the reason holds nothing of the caller.
+    Unusable(&'static str),
+}
+
 impl State {
     pub(super) fn process(
         &mut self,
@@ -16,23 +27,40 @@ impl State {
         published: &Published,
         ticket: Ticket,
     ) {
-        let Some(call) = call_of(ticket.event()) else {
-            let error = "the event can no longer be read as a call".to_owned();
-            ticket.settle(Settlement::Dead { error });
+        if ticket.event().payload.len() <= LARGE_BODY {
+            let read = read(ticket.event());
+            self.work_on(myself, published, ticket, read);
             return;
-        };
-        match ticket.event().stage {
-            Stage::Learn => self.learn(myself, ticket, &call),
-            Stage::Greet => self.greet(myself, published, ticket, call),
+        }
+        let reading = self.tools.reading.clone();
+        let event = ticket.event().clone();
+        self.start(myself, async move {
+            let read = reading.run(move || read(&event)).await;
+            let read = read.unwrap_or(Read::Unusable("reading the event panicked"));
+            Message::Read {
+                ticket,
+                read: Box::new(read),
+            }
+        });
+    }
+
+    pub(super) fn work_on(
+        &mut self,
+        myself: &ActorRef<Message>,
+        published: &Published,
+        ticket: Ticket,
+        read: Read,
+    ) {
+        match read {
+            Read::Learn(learning) => self.learn(myself, ticket, learning),
+            Read::Greet(call) => self.greet(myself, published, ticket, call),
+            Read::Unusable(why) => ticket.settle(Settlement::Dead {
+                error: why.to_owned(),
+            }),
         }
     }
 
-    fn learn(&mut self, myself: &ActorRef<Message>, ticket: Ticket, call: &Call) {
-        let Some(learning) = Learning::from_call(call) else {
-            let error = "the call has no caller to learn from".to_owned();
-            ticket.settle(Settlement::Dead { error });
-            return;
-        };
+    fn learn(&mut self, myself: &ActorRef<Message>, ticket: Ticket, learning: Learning) {
         tracing::info!(
             conversation = %learning.conversation_id,
             "Processing memories for caller: {}, agent: {}",
@@ -43,9 +71,16 @@ impl State {
     }
 }
 
-fn call_of(event: &InboxEvent) -> Option<Call> {
-    match call_event::parse(&event.payload, event.received_at) {
-        Ok(CallEvent::Transcription(call)) => Some(call),
-        _ => None,
+fn read(event: &InboxEvent) -> Read {
+    let Ok(CallEvent::Transcription(call)) = call_event::parse(&event.payload, event.received_at)
+    else {
+        return Read::Unusable("the event can no longer be read as a call");
+    };
+    match event.stage {
+        Stage::Learn => Learning::from_call(&call).map_or(
+            Read::Unusable("the call has no caller to learn from"),
+            Read::Learn,
+        ),
+        Stage::Greet => Read::Greet(call),
     }
 }
