@@ -358,7 +358,7 @@ impl State {
     fn make_room(&mut self, myself: &ActorRef<Message>) {
         let mut wanted = self.queued.len().saturating_sub(self.leaving);
         // Whatever was used is spared once, so that two rounds find one.
-        let most = (2 * self.looks.len()).min(LOOKS_PER_SWEEP);
+        let most = (2 * self.looks.len()).min(8 * LOOKS_PER_SWEEP);
         for _ in 0..most {
             if wanted == 0 {
                 return;
