@@ -94,6 +94,7 @@ impl App {
 
         let background = Compute::background();
         let system = ActorSystem::start(SystemOptions {
+            background: background.clone(),
             ledger: Arc::clone(&ledger),
             store: Arc::clone(&store),
             archive: archive.clone(),

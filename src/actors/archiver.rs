@@ -201,9 +201,10 @@ impl Setup {
         let ids: Vec<EventId> = written.iter().map(|event| event.id).collect();
         let later = Timestamp::now() + POSTPONE;
         let (noted, postponed) = tokio::join!(self.ledger.archived(ids), async {
-            match refused.is_empty() {
-                true => Ok(()),
-                false => self.ledger.archive_later(refused, later).await,
+            if refused.is_empty() {
+                Ok(())
+            } else {
+                self.ledger.archive_later(refused, later).await
             }
         });
         if let Err(error) = noted.and(postponed) {

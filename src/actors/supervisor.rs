@@ -46,6 +46,8 @@ pub struct SystemOptions {
     pub agent_ttl: Duration,
     /// How long a greeting is tried for.
     pub greeting_retry: Duration,
+    /// For work that nobody on the line waits for.
+    pub background: Compute,
     /// Caller sessions.
     pub sessions: SessionOptions,
     /// Where everything is counted.
@@ -98,7 +100,7 @@ impl ActorSystem {
             openai: openai.as_ref().map(|(handle, _)| handle.clone()),
             greeting_retry: options.greeting_retry,
             compute,
-            reading: Compute::background(),
+            reading: options.background,
             indexes: Arc::default(),
             metrics: Arc::clone(&options.metrics),
             caller_ids: options.caller_ids.clone(),

@@ -151,6 +151,10 @@ const MAX_KEY_CHARS: usize = 200;
 /// Most collected values learned from.
 pub const MAX_FACTS: usize = 200;
 
+/// A body above this size takes long enough to read that no runtime worker
+/// should do it, in bytes.
+pub const LARGE_BODY: usize = 64 * 1024;
+
 /// Reads an event. `received_at` stands in for the start of a call whose
 /// event carries no time. Takes time and memory in proportion to what is said
 /// in the call.

@@ -40,8 +40,6 @@ const PLACE_TIMEOUT: Duration = Duration::from_secs(3);
 const AUDIO_PORTION: usize = 256 * 1024;
 /// Up to this size the JSON of a body is not counted against the budget, in bytes.
 const FREE_JSON: usize = 1024 * 1024;
-/// A body above this size is parsed off the event loop, in bytes.
-const LARGE_JSON: usize = 64 * 1024;
 
 impl From<SignatureError> for ApiError {
     fn from(error: SignatureError) -> Self {
@@ -234,7 +232,7 @@ async fn take(
         _budget,
     } = received;
     let Envelope { bytes: json, .. } = &envelope;
-    let parsed = if json.len() > LARGE_JSON {
+    let parsed = if json.len() > call_event::LARGE_BODY {
         let json = json.clone();
         state
             .parsing

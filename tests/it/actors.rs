@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use elaoms::actors::{ActorSystem, SessionOptions, SystemOptions};
+use elaoms::compute::Compute;
 use elaoms::domain::caller_id::CallerId;
 use elaoms::domain::ids::AgentId;
 use elaoms::domain::learning::Learning;
@@ -122,6 +123,7 @@ impl World {
             openai: None,
             agent_ttl: Duration::from_secs(3600),
             greeting_retry: Duration::from_secs(3600),
+            background: Compute::background(),
             sessions: SessionOptions { most: 1000, idle },
             metrics: Arc::new(metrics),
             caller_ids: Default::default(),

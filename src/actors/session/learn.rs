@@ -9,9 +9,6 @@ use crate::domain::call_event::{self, Call, CallEvent};
 use crate::domain::learning::Learning;
 use crate::store::{InboxEvent, Settlement, Stage};
 
-/// A body above this size is read off the runtime, in bytes.
-const LARGE_BODY: usize = 64 * 1024;
-
 /// What an event asks for.
 pub(in crate::actors) enum Read {
     Learn(Learning),
@@ -27,7 +24,7 @@ impl State {
         published: &Published,
         ticket: Ticket,
     ) {
-        if ticket.event().payload.len() <= LARGE_BODY {
+        if ticket.event().payload.len() <= call_event::LARGE_BODY {
             let read = read(ticket.event());
             self.work_on(myself, published, ticket, read);
             return;

@@ -116,12 +116,12 @@ impl Index {
                 count(&other.content, CALLER_WEIGHT);
             }
         }
-        // Positions fit: MAX_INDEXED bounds what a session loads.
         *bytes += std::mem::size_of::<Memory>()
             + memory.content.len()
             + memory.before.len()
             + memory.after.len()
             + frequencies.len() * std::mem::size_of::<(u32, f32)>() * 3 / 2;
+        // Positions fit: MAX_INDEXED bounds what a session loads.
         let position = u32::try_from(position).unwrap_or(u32::MAX);
         for (id, frequency) in frequencies {
             self.postings[id].push((position, frequency));
