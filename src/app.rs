@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::actors::{ActorSystem, SystemOptions};
+use crate::actors::{ActorSystem, StartError, Stuck, SystemOptions};
 use crate::clients::{ElevenLabs, OpenAi, OpenMemory};
 use crate::compute::Compute;
 use crate::config::Config;
@@ -32,9 +32,12 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// Why the service does not start, or has stopped by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// The database, archive or actors.
+    /// The database or archive.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+    /// The actors.
+    #[error(transparent)]
+    Actors(#[from] StartError),
     /// An address is in use or not ours.
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, std::io::Error),
@@ -90,14 +93,11 @@ impl App {
             .openai
             .map(|(options, limits)| OpenAi::new(options).map(|client| (client, limits)))
             .transpose()?;
-        let greetings = openai.is_some();
-
-        let background = Compute::background();
         let system = ActorSystem::start(SystemOptions {
-            background: background.clone(),
-            ledger: Arc::clone(&ledger),
-            store: Arc::clone(&store),
-            archive: archive.clone(),
+            background: Compute::background(),
+            ledger,
+            store,
+            archive,
             elevenlabs,
             openai,
             agent_ttl: services.agent_ttl,
@@ -115,9 +115,6 @@ impl App {
             sessions: system.sessions.clone(),
             agents: system.agents.clone(),
             inbox: system.inbox.clone(),
-            ledger: Arc::clone(&ledger),
-            archive: archive.clone(),
-            parsing: background,
             metrics,
             caller_ids: services.caller_ids,
             client_data_key: config.client_data_key,
@@ -125,7 +122,6 @@ impl App {
             post_call_key: config.post_call_key,
             client_data_deadline: services.client_data_deadline,
             max_body: services.max_body,
-            greetings,
             two_tier: services.two_tier,
         });
         let upkeep = rendered.clone();
@@ -134,9 +130,7 @@ impl App {
             sessions: system.sessions.clone(),
             agents: system.agents.clone(),
             inbox: system.inbox.clone(),
-            ledger,
-            store,
-            archive,
+            health: system.health.clone(),
             admin_key: config.admin_key,
         });
 
@@ -173,10 +167,13 @@ impl App {
         })
     }
 
-    /// Whether the actors are alive: what a watchdog wants to know.
-    #[must_use]
-    pub fn is_alive(&self) -> bool {
-        self.system.is_alive() && self.system.inbox.is_moving()
+    /// Whether everything gets on that a restart would set going again: what a
+    /// watchdog wants to know.
+    ///
+    /// # Errors
+    /// Who is stuck.
+    pub fn alive(&self) -> Result<(), Stuck> {
+        self.system.health.alive()
     }
 
     /// Returns when the service can no longer run. Never, if all is well.

@@ -20,3 +20,4 @@ pub mod personalization;
 pub mod profile;
 pub mod prompt;
 pub mod search;
+pub mod tiers;

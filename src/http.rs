@@ -3,9 +3,11 @@
 //! This module knows the actors' handles and never a store. Status codes are
 //! chosen in [`error`] alone.
 
+mod admin;
 mod body;
 mod client_data;
 mod error;
+mod health;
 mod ops;
 mod post_call;
 mod search_data;
@@ -25,9 +27,7 @@ use warp::filters::BoxedFilter;
 use warp::{Filter, Reply, path};
 
 use crate::actors::{AgentCache, Inbox, Sessions};
-use crate::compute::Compute;
 use crate::metric_definitions::{Endpoint, Metrics};
-use crate::store::{Archive, Ledger};
 use crate::telemetry::CallerIdFormat;
 
 use error::{ApiError, Response};
@@ -55,12 +55,6 @@ pub struct PublicState {
     pub agents: AgentCache,
     /// Where events go.
     pub inbox: Inbox,
-    /// Keeps authentic bodies that are no event.
-    pub ledger: Arc<dyn Ledger>,
-    /// Where recordings go.
-    pub archive: Archive,
-    /// Where large bodies are parsed.
-    pub parsing: Compute,
     /// Where everything is counted.
     pub metrics: Arc<Metrics>,
     /// How callers appear in logs.
@@ -75,8 +69,6 @@ pub struct PublicState {
     pub client_data_deadline: Duration,
     /// Largest post-call body, in bytes.
     pub max_body: usize,
-    /// Whether greetings are made at all.
-    pub greetings: bool,
     /// False answers rings from a single tier (guide, "Rollback Plan").
     pub two_tier: bool,
 }

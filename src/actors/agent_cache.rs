@@ -9,13 +9,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{ActorProcessingErr, ActorRef};
 use rustc_hash::FxHashMap;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::backoff::Backoff;
 use super::slot::Slot;
+use super::worker::Worker;
 use crate::clients::{ElevenLabs, ElevenLabsError};
 use crate::domain::agent_profile::AgentProfile;
 use crate::domain::ids::AgentId;
@@ -213,9 +214,7 @@ pub(super) struct Setup {
     pub ledger: Arc<dyn Ledger>,
 }
 
-pub(super) struct AgentCacheActor;
-
-pub(super) struct State {
+pub(super) struct AgentCacheActor {
     setup: Setup,
     permits: Arc<Semaphore>,
     waiting: FxHashMap<AgentId, Vec<oneshot::Sender<()>>>,
@@ -223,50 +222,34 @@ pub(super) struct State {
     failing: FxHashMap<AgentId, (u32, Instant)>,
 }
 
-impl Actor for AgentCacheActor {
-    type Msg = Message;
-    type State = State;
-    type Arguments = Setup;
+impl Worker for AgentCacheActor {
+    type Message = Message;
+    type Setup = Setup;
 
-    async fn pre_start(
-        &self,
-        _: ActorRef<Message>,
-        setup: Setup,
-    ) -> Result<State, ActorProcessingErr> {
-        Ok(State {
+    fn start(setup: Setup, _: &ActorRef<Message>) -> Self {
+        Self {
             setup,
             permits: Arc::new(Semaphore::new(CONCURRENT_FETCHES)),
             waiting: FxHashMap::default(),
             failing: FxHashMap::default(),
-        })
+        }
     }
 
     async fn handle(
-        &self,
-        myself: ActorRef<Message>,
+        &mut self,
+        myself: &ActorRef<Message>,
         message: Message,
-        state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Fetch { agent, reply } => state.fetch(&myself, agent, reply),
-            Message::Fetched { agent, result } => state.fetched(&agent, result),
-            Message::Invalidate { agent, reply } => state.invalidate(agent, reply),
+            Message::Fetch { agent, reply } => self.fetch(myself, agent, reply),
+            Message::Fetched { agent, result } => self.fetched(&agent, result),
+            Message::Invalidate { agent, reply } => self.invalidate(agent, reply),
         }
-        Ok(())
-    }
-
-    /// It has no children; the default would stop it on any event.
-    async fn handle_supervisor_evt(
-        &self,
-        _: ActorRef<Message>,
-        _: SupervisionEvent,
-        _: &mut State,
-    ) -> Result<(), ActorProcessingErr> {
         Ok(())
     }
 }
 
-impl State {
+impl AgentCacheActor {
     fn fetch(
         &mut self,
         myself: &ActorRef<Message>,

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{ActorProcessingErr, ActorRef};
 
 use super::backoff::Backoff;
+use super::health::{Beacon, Watched};
 use super::slot::Slot;
+use super::worker::Worker;
 use crate::metric_definitions::{CallOutcome, Metrics};
 use crate::store::{Archive, EventId, Ledger, Unarchived};
 
@@ -29,10 +31,15 @@ const PAUSE: Backoff = Backoff {
     cap: Duration::from_secs(30),
 };
 
+/// How long the lane may have something to archive and archive nothing.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// The handle. Cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct Archiver {
     slot: Slot<Message>,
+    /// Busy while a batch is under way.
+    progress: Beacon,
 }
 
 impl Archiver {
@@ -43,6 +50,16 @@ impl Archiver {
 
     pub fn slot(&self) -> &Slot<Message> {
         &self.slot
+    }
+
+    pub fn watched(&self) -> Watched {
+        Watched {
+            name: "archiving",
+            beacon: self.progress.clone(),
+            limit: PATIENCE,
+            // No restart cures a volume that hangs.
+            vital: false,
+        }
     }
 }
 
@@ -66,14 +83,13 @@ pub(super) enum Batch {
 /// What the actor needs to (re)start.
 #[derive(Clone)]
 pub(super) struct Setup {
+    pub archiver: Archiver,
     pub ledger: Arc<dyn Ledger>,
     pub archive: Archive,
     pub metrics: Arc<Metrics>,
 }
 
-pub(super) struct ArchiverActor;
-
-pub(super) struct State {
+pub(super) struct ArchiverActor {
     setup: Setup,
     /// A batch, or the pause after one that failed, is under way.
     busy: bool,
@@ -82,61 +98,37 @@ pub(super) struct State {
     failures: u32,
 }
 
-impl Actor for ArchiverActor {
-    type Msg = Message;
-    type State = State;
-    type Arguments = Setup;
+impl Worker for ArchiverActor {
+    type Message = Message;
+    type Setup = Setup;
 
-    async fn pre_start(
-        &self,
-        _: ActorRef<Message>,
-        setup: Setup,
-    ) -> Result<State, ActorProcessingErr> {
-        Ok(State {
+    fn start(setup: Setup, myself: &ActorRef<Message>) -> Self {
+        myself.send_interval(TICK, || Message::Wake);
+        let _ = myself.send_message(Message::Wake);
+        Self {
             setup,
             busy: false,
             again: false,
             failures: 0,
-        })
-    }
-
-    async fn post_start(
-        &self,
-        myself: ActorRef<Message>,
-        state: &mut State,
-    ) -> Result<(), ActorProcessingErr> {
-        myself.send_interval(TICK, || Message::Wake);
-        state.start(&myself, Duration::ZERO);
-        Ok(())
+        }
     }
 
     async fn handle(
-        &self,
-        myself: ActorRef<Message>,
+        &mut self,
+        myself: &ActorRef<Message>,
         message: Message,
-        state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Wake if state.busy => state.again = true,
-            Message::Wake => state.start(&myself, Duration::ZERO),
-            Message::Ended(batch) => state.ended(&myself, batch),
+            Message::Wake if self.busy => self.again = true,
+            Message::Wake => self.batch(myself, Duration::ZERO),
+            Message::Ended(batch) => self.ended(myself, batch),
         }
-        Ok(())
-    }
-
-    /// It has no children; the default would stop it on any event.
-    async fn handle_supervisor_evt(
-        &self,
-        _: ActorRef<Message>,
-        _: SupervisionEvent,
-        _: &mut State,
-    ) -> Result<(), ActorProcessingErr> {
         Ok(())
     }
 }
 
-impl State {
-    fn start(&mut self, myself: &ActorRef<Message>, pause: Duration) {
+impl ArchiverActor {
+    fn batch(&mut self, myself: &ActorRef<Message>, pause: Duration) {
         (self.busy, self.again) = (true, false);
         let (setup, myself) = (self.setup.clone(), myself.clone());
         tokio::spawn(async move {
@@ -150,15 +142,21 @@ impl State {
 
     fn ended(&mut self, myself: &ActorRef<Message>, batch: Batch) {
         self.busy = false;
+        let progress = &self.setup.archiver.progress;
+        match batch {
+            Batch::Last => progress.idle(),
+            Batch::More => progress.busy(),
+            Batch::Failed => progress.still_busy(),
+        }
         self.failures = match batch {
             Batch::Failed => self.failures + 1,
             Batch::Last | Batch::More => 0,
         };
         if batch == Batch::Failed {
             let pause = PAUSE.delay(self.failures, rand::random());
-            self.start(myself, pause);
+            self.batch(myself, pause);
         } else if batch == Batch::More || self.again {
-            self.start(myself, Duration::ZERO);
+            self.batch(myself, Duration::ZERO);
         }
     }
 }

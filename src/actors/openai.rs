@@ -14,13 +14,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{ActorProcessingErr, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::slot::Slot;
+use super::worker::Worker;
 use crate::clients::{OpenAi, OpenAiAnswer, OpenAiError};
 use crate::domain::greeting::Greeting;
 use crate::domain::prompt::GreetingPrompt;
@@ -329,9 +330,7 @@ pub(super) struct Setup {
     pub limits: OpenAiLimits,
 }
 
-pub(super) struct OpenAiActor;
-
-pub(super) struct State {
+pub(super) struct OpenAiActor {
     shared: Arc<Shared>,
     requests: DefaultDirectRateLimiter,
     tokens: DefaultDirectRateLimiter,
@@ -340,16 +339,11 @@ pub(super) struct State {
     permits: Arc<Semaphore>,
 }
 
-impl Actor for OpenAiActor {
-    type Msg = Message;
-    type State = State;
-    type Arguments = Setup;
+impl Worker for OpenAiActor {
+    type Message = Message;
+    type Setup = Setup;
 
-    async fn pre_start(
-        &self,
-        _: ActorRef<Message>,
-        setup: Setup,
-    ) -> Result<State, ActorProcessingErr> {
+    fn start(setup: Setup, _: &ActorRef<Message>) -> Self {
         let OpenAiLimits {
             requests_per_minute: requests,
             tokens_per_minute: tokens,
@@ -359,21 +353,20 @@ impl Actor for OpenAiActor {
         let tenth =
             |limit: NonZeroU32| NonZeroU32::new(limit.get() / 10).unwrap_or(NonZeroU32::MIN);
         let token_burst = tenth(tokens).max(NonZeroU32::new(4_000).unwrap_or(NonZeroU32::MIN));
-        Ok(State {
+        Self {
             shared: setup.client.shared,
             requests: RateLimiter::direct(Quota::per_minute(requests).allow_burst(tenth(requests))),
             tokens: RateLimiter::direct(Quota::per_minute(tokens).allow_burst(token_burst)),
             token_burst,
             permits: Arc::new(Semaphore::new(CONCURRENT_REQUESTS)),
-        })
+        }
     }
 
     /// Waits here, and nowhere else: the mailbox is the queue.
     async fn handle(
-        &self,
-        _: ActorRef<Message>,
+        &mut self,
+        _: &ActorRef<Message>,
         Message { tokens, mut reply }: Message,
-        state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         if reply.is_closed() {
             return Ok(());
@@ -381,24 +374,14 @@ impl Actor for OpenAiActor {
         let admitted = tokio::select! {
             // Whoever asked has stopped waiting.
             () = reply.closed() => return Ok(()),
-            admitted = state.admit(tokens) => admitted,
+            admitted = self.admit(tokens) => admitted,
         };
         let _ = reply.send(admitted);
         Ok(())
     }
-
-    /// It has no children; the default would stop it on any event.
-    async fn handle_supervisor_evt(
-        &self,
-        _: ActorRef<Message>,
-        _: SupervisionEvent,
-        _: &mut State,
-    ) -> Result<(), ActorProcessingErr> {
-        Ok(())
-    }
 }
 
-impl State {
+impl OpenAiActor {
     /// Breaker, tokens, request, permit, in this order: what is refused uses up
     /// none of the limits.
     async fn admit(&self, tokens: u32) -> Result<OwnedSemaphorePermit, Duration> {

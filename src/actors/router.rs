@@ -1,12 +1,10 @@
 //! The session router: one session per active caller, never two.
 //!
-//! Callers are spread over shards by a hash. Each shard supervises the
-//! sessions of its callers and is the only way to them, so it can keep their
-//! order while a session comes or goes: a session that is being let go keeps
-//! its place, and what arrives meanwhile waits for the next one.
-//!
-//! What sessions publish lies in a table that the handle reads directly. A
-//! ring for an active caller touches no mailbox.
+//! Callers are spread over shards by a hash. A shard has a table of sessions,
+//! which the handle reads directly: a ring for an active caller touches no
+//! mailbox, and one for another caller waits for one read of the store. What
+//! changes a caller goes through the shard's actor, which supervises the
+//! actors of its sessions.
 
 mod shard;
 
@@ -14,20 +12,22 @@ use std::hash::BuildHasher;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
+use rustc_hash::{FxBuildHasher, FxHashSet};
 use tokio::sync::oneshot;
 
-use super::session::{self, Published, Tools};
+use super::session::{Change, Dependencies, Published, SessionTable};
+use super::single_flight::SingleFlight;
 use super::slot::Slot;
-use super::ticket::Ticket;
-use crate::compute::Compute;
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::AgentId;
+use crate::domain::learning::Learning;
 use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
 use crate::domain::profile::UniversalProfile;
+use crate::domain::tiers::{Greeted, Learned, NewGreeting};
 use crate::store::StoreError;
 
+pub use super::session::SessionError;
 pub(super) use shard::{Message, RouterActor, Setup};
 
 /// Shards: enough that no mailbox of a shard is ever long.
@@ -40,29 +40,18 @@ const MAX_SEARCHING_AGENTS: usize = 10_000;
 pub struct SessionOptions {
     /// `MAX_SESSIONS`
     pub most: usize,
-    /// After this long without a call a session is let go.
+    /// After this long without a call a session is passivated.
     pub idle: Duration,
 }
-
-/// Why a session did not answer.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum SessionError {
-    /// The store failed, the session crashed, or there are too many sessions.
-    #[error("the caller's session is not available")]
-    Unavailable,
-    /// The store failed in a change.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-type Table = RwLock<FxHashMap<CallerId, Arc<Published>>>;
 
 /// The handle of all sessions. Cheap to clone.
 #[derive(Clone)]
 pub struct Sessions {
     shards: Arc<[Shard]>,
     searching: Arc<SearchingAgents>,
-    compute: Compute,
+    index_loads: Arc<SingleFlight<CallerId, Result<(), StoreError>>>,
+    dependencies: Arc<Dependencies>,
+    idle: Duration,
 }
 
 /// Agents that have searched since the start: their callers' memories are
@@ -86,20 +75,28 @@ impl SearchingAgents {
     }
 }
 
-#[derive(Default)]
 struct Shard {
     slot: Slot<Message>,
-    table: Arc<Table>,
+    table: Arc<SessionTable>,
 }
 
 impl Sessions {
-    pub(super) fn new(compute: Compute) -> Self {
+    pub(super) fn new(dependencies: Arc<Dependencies>, options: SessionOptions) -> Self {
+        let most = options.most.div_ceil(SHARDS);
+        let shard = || Shard {
+            slot: Slot::default(),
+            table: Arc::new(SessionTable::new(
+                Arc::clone(&dependencies),
+                most,
+                options.idle,
+            )),
+        };
         Self {
+            shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
             searching: Arc::default(),
-            compute,
-            shards: std::iter::repeat_with(Shard::default)
-                .take(SHARDS)
-                .collect(),
+            index_loads: Arc::default(),
+            idle: options.idle,
+            dependencies,
         }
     }
 
@@ -109,83 +106,95 @@ impl Sessions {
         &self.shards[(hash >> 48) as usize % SHARDS]
     }
 
-    /// What the caller's session has published, if the caller is active.
-    #[must_use]
-    pub fn active(&self, caller: &CallerId) -> Option<Arc<Published>> {
-        let table = self
-            .shard(caller)
-            .table
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        table.get(caller).cloned()
-    }
-
     /// What is known of a caller who rings: at once if the caller is active,
-    /// else from a new session. If `agent` is one that searches, the memories
+    /// else from the store. If `agent` is one that searches, the memories
     /// are loaded in the background, for the searches that the call will bring.
     ///
     /// # Errors
-    /// [`SessionError`]; the wait is for the caller of this to limit.
+    /// If the store fails; the wait is for the caller of this to limit.
     pub async fn open(
         &self,
         caller: &CallerId,
         agent: Option<&AgentId>,
-    ) -> Result<Arc<Published>, SessionError> {
-        let load_index = agent.is_some_and(|agent| self.searching.contains(agent));
-        if let Some(published) = self.active(caller) {
-            published.touch();
-            if load_index && !published.is_indexed() {
-                self.send(caller, session::Message::LoadIndex { reply: None });
-            }
-            return Ok(published);
+    ) -> Result<Arc<Published>, StoreError> {
+        let published = self.shard(caller).table.open(caller).await?;
+        if !published.index().is_loaded()
+            && agent.is_some_and(|agent| self.searching.contains(agent))
+        {
+            let (sessions, caller) = (self.clone(), caller.clone());
+            let published = Arc::clone(&published);
+            tokio::spawn(async move {
+                // Without it, the first search loads them.
+                let _ = sessions.load_index(&caller, &published).await;
+            });
         }
-        let (reply, opened) = oneshot::channel();
-        self.send(caller, session::Message::Open { load_index, reply });
-        opened.await.map_err(|_| SessionError::Unavailable)
+        Ok(published)
     }
 
     /// The caller's profile and the memories that `agent` may know and that
     /// match `query`, best first.
     ///
     /// # Errors
-    /// [`SessionError`]; the wait is for the caller of this to limit.
+    /// If the store fails; the wait is for the caller of this to limit.
     pub async fn search(
         &self,
         caller: &CallerId,
         agent: &AgentId,
         query: &str,
-    ) -> Result<(Arc<Published>, Vec<Memory>), SessionError> {
+    ) -> Result<(Arc<Published>, Vec<Memory>), StoreError> {
         self.searching.insert(agent);
         let published = self.open(caller, None).await?;
-        if let Some(found) = self.look_up(&published, query, agent).await? {
-            return Ok((published, found));
+        self.load_index(caller, &published).await?;
+        let (index, query, agent) = (
+            Arc::clone(published.index()),
+            query.to_owned(),
+            agent.clone(),
+        );
+        let search = move || index.search(&query, &agent);
+        // Evicted just now, there is no time to load it again.
+        match self.dependencies.compute.run(search).await {
+            Ok(Some(found)) => Ok((published, found)),
+            Ok(None) => Err(StoreError::Unavailable("the memories did not fit".into())),
+            Err(error) => Err(StoreError::Unavailable(error.to_string())),
         }
-        let (reply, loaded) = oneshot::channel();
-        self.send(caller, session::Message::LoadIndex { reply: Some(reply) });
-        loaded.await.map_err(|_| SessionError::Unavailable)?;
-        // A session that was restarted meanwhile publishes anew.
-        let published = self.active(caller).unwrap_or(published);
-        let found = self
-            .look_up(&published, query, agent)
-            .await?
-            .ok_or(SessionError::Unavailable)?;
-        Ok((published, found))
     }
 
-    /// `None` if the memories are not loaded.
-    async fn look_up(
+    /// Makes a caller's memories searchable.
+    async fn load_index(
         &self,
-        published: &Published,
-        query: &str,
-        agent: &AgentId,
-    ) -> Result<Option<Vec<Memory>>, SessionError> {
-        if !published.is_indexed() {
-            return Ok(None);
+        caller: &CallerId,
+        published: &Arc<Published>,
+    ) -> Result<(), StoreError> {
+        if published.index().is_loaded() {
+            return Ok(());
         }
-        let (index, query, agent) = (published.index(), query.to_owned(), agent.clone());
-        let search = move || index.search(&query, &agent);
-        let found = self.compute.run(search).await;
-        found.map_err(|_| SessionError::Unavailable)
+        let load = || {
+            let (dependencies, caller) = (Arc::clone(&self.dependencies), caller.clone());
+            let published = Arc::clone(published);
+            async move { dependencies.load_index(&caller, &published).await }
+        };
+        let loaded = self.index_loads.run(caller, load).await;
+        loaded.unwrap_or_else(|_| Err(StoreError::Unavailable("a load panicked".into())))
+    }
+
+    /// Applies a call to its caller, once however often it is asked.
+    pub(super) async fn learn(&self, learning: Learning) -> Result<Learned, SessionError> {
+        let (reply, learned) = oneshot::channel();
+        let caller = learning.caller.clone();
+        self.change(&caller, Change::Learn { learning, reply });
+        learned.await.unwrap_or(Err(SessionError::Failed))
+    }
+
+    /// Stores a greeting unless a newer one is stored. `None` if the caller and
+    /// agent have no call.
+    pub(super) async fn store_greeting(
+        &self,
+        greeting: NewGreeting,
+    ) -> Result<Option<Greeted>, SessionError> {
+        let (reply, greeted) = oneshot::channel();
+        let caller = greeting.caller.clone();
+        self.change(&caller, Change::StoreGreeting { greeting, reply });
+        greeted.await.unwrap_or(Err(SessionError::Failed))
     }
 
     /// Replaces a caller's name. `None` if there is no such caller.
@@ -198,38 +207,29 @@ impl Sessions {
         name: CallerName,
     ) -> Result<Option<UniversalProfile>, SessionError> {
         let (reply, renamed) = oneshot::channel();
-        self.send(caller, session::Message::Rename { name, reply });
-        let renamed = renamed.await.map_err(|_| SessionError::Unavailable)??;
-        Ok(renamed.map(|r| r.profile))
+        self.change(caller, Change::Rename { name, reply });
+        let renamed = renamed.await.unwrap_or(Err(SessionError::Failed))?;
+        Ok(renamed.map(|renamed| renamed.profile))
     }
 
-    /// Hands an event to its caller's session.
-    pub(super) fn process(&self, caller: &CallerId, ticket: Ticket) {
-        self.send(caller, session::Message::Process(ticket));
-    }
-
-    fn send(&self, caller: &CallerId, message: session::Message) {
-        self.shard(caller).slot.send(Message::Deliver {
+    /// Queues a change with the caller's session. Its reply comes within the
+    /// session's limit for each change before it and for itself, or is dropped.
+    fn change(&self, caller: &CallerId, change: Change) {
+        self.shard(caller).slot.send(Message::Change {
             caller: caller.clone(),
-            message,
+            change,
         });
     }
 
     /// The shards for the supervisor to start: the slot of each and its setup.
-    pub(super) fn setups(
-        &self,
-        tools: &Arc<Tools>,
-        options: SessionOptions,
-    ) -> Vec<(Slot<Message>, Setup)> {
-        let most = options.most.div_ceil(SHARDS);
-        let options = SessionOptions { most, ..options };
+    pub(super) fn setups(&self) -> Vec<(Slot<Message>, Setup)> {
         self.shards
             .iter()
             .map(|shard| {
                 let setup = Setup {
                     table: Arc::clone(&shard.table),
-                    tools: Arc::clone(tools),
-                    options,
+                    dependencies: Arc::clone(&self.dependencies),
+                    idle: self.idle,
                 };
                 (shard.slot.clone(), setup)
             })

@@ -11,15 +11,18 @@ use tokio::task::JoinHandle;
 
 use super::agent_cache::{self, AgentCache, AgentCacheActor};
 use super::archiver::{self, Archiver, ArchiverActor};
-use super::inbox::{self, Inbox, InboxActor};
+use super::health::{Beacon, Health, Watched};
+use super::inbox::{self, Inbox, InboxActor, Intake, ParsedCalls};
 use super::intensity::RestartIntensity;
 use super::openai::{self, OpenAiActor, OpenAiClient, OpenAiLimits};
+use super::pipeline::Pipeline;
 use super::router::{self, RouterActor, SessionOptions, Sessions};
-use super::session::Tools;
+use super::session::Dependencies;
 use super::slot::Slot;
+use super::worker::{Worker, WorkerActor};
 use crate::clients::{ElevenLabs, OpenAi};
 use crate::compute::Compute;
-use crate::metric_definitions::{ActorKind, Metrics};
+use crate::metric_definitions::{ActorKind, Label, Metrics};
 use crate::store::{Archive, Ledger, MemoryStore, StoreError};
 use crate::telemetry::CallerIdFormat;
 
@@ -27,6 +30,10 @@ use crate::telemetry::CallerIdFormat;
 const MAX_RESTARTS: usize = 20;
 /// See [`MAX_RESTARTS`].
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
+/// How long an actor may handle one message. They start tasks for what waits.
+const HANDLER_PATIENCE: Duration = Duration::from_secs(30);
+/// The same for the dispatcher of requests to OpenAI.
+const OPENAI_PATIENCE: Duration = Duration::from_secs(10 * 60);
 /// How long the actors may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -56,6 +63,17 @@ pub struct SystemOptions {
     pub caller_ids: CallerIdFormat,
 }
 
+/// Why the actors cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The agent profiles cannot be read.
+    #[error(transparent)]
+    Ledger(#[from] StoreError),
+    /// An actor failed at once.
+    #[error("the actors cannot be started: {0}")]
+    Actor(#[from] ractor::SpawnErr),
+}
+
 /// The running actors: their handles, and their end.
 pub struct ActorSystem {
     /// Caller sessions.
@@ -64,6 +82,8 @@ pub struct ActorSystem {
     pub agents: AgentCache,
     /// The durable queue.
     pub inbox: Inbox,
+    /// Whether all of it works.
+    pub health: Health,
     root: ActorRef<Message>,
     ended: JoinHandle<()>,
 }
@@ -73,89 +93,101 @@ impl ActorSystem {
     ///
     /// # Errors
     /// If the ledger cannot be read, or an actor cannot be started.
-    pub async fn start(options: SystemOptions) -> Result<Self, StoreError> {
-        let failed = |e: &dyn std::fmt::Display| {
-            StoreError::Unavailable(format!("the actors cannot be started: {e}"))
-        };
-        let ledger = options.ledger;
-        let agents =
-            AgentCache::load(&*ledger, options.agent_ttl, Arc::clone(&options.metrics)).await?;
-        // Somebody on the line waits for a search.
-        let compute = Compute::foreground();
-        let sessions = Sessions::new(compute.clone());
-        let archiver = Archiver::default();
-        let inbox = Inbox::new(Arc::clone(&ledger), archiver.clone());
+    pub async fn start(options: SystemOptions) -> Result<Self, StartError> {
+        let SystemOptions {
+            ledger,
+            store,
+            archive,
+            metrics,
+            ..
+        } = options;
+        let agents = AgentCache::load(&*ledger, options.agent_ttl, Arc::clone(&metrics)).await?;
+        let dependencies = Arc::new(Dependencies {
+            store: Arc::clone(&store),
+            // Somebody on the line waits for a search.
+            compute: Compute::foreground(),
+            indexes: Arc::default(),
+            metrics: Arc::clone(&metrics),
+            caller_ids: options.caller_ids.clone(),
+        });
+        let sessions = Sessions::new(dependencies, options.sessions);
         let openai = options.openai.map(|(client, limits)| {
-            let client = OpenAiClient::new(client, Arc::clone(&options.metrics));
+            let client = OpenAiClient::new(client, Arc::clone(&metrics));
             let setup = openai::Setup {
                 client: client.clone(),
                 limits,
             };
             (client, setup)
         });
-        let greetings = openai.is_some();
-        let tools = Arc::new(Tools {
-            store: options.store,
+        let archiver = Archiver::default();
+        let calls = ParsedCalls::default();
+        let intake = Intake {
+            archive: archive.clone(),
+            reading: options.background.clone(),
+            metrics: Arc::clone(&metrics),
+            greetings: openai.is_some(),
+        };
+        let inbox = Inbox::new(Arc::clone(&ledger), intake, calls.clone(), archiver.clone());
+        let pipeline = Arc::new(Pipeline {
+            ledger: Arc::clone(&ledger),
+            sessions: sessions.clone(),
             agents: agents.clone(),
             openai: openai.as_ref().map(|(handle, _)| handle.clone()),
-            greeting_retry: options.greeting_retry,
-            compute,
+            calls,
             reading: options.background,
-            indexes: Arc::default(),
-            metrics: Arc::clone(&options.metrics),
-            caller_ids: options.caller_ids.clone(),
+            greeting_retry: options.greeting_retry,
+            metrics: Arc::clone(&metrics),
+            caller_ids: options.caller_ids,
         });
 
-        let mut children = vec![Child::AgentCache(
-            agents.slot().clone(),
-            agent_cache::Setup {
-                cache: agents.clone(),
-                client: options.elevenlabs.map(Arc::new),
-                ledger: Arc::clone(&ledger),
-            },
-        )];
-        children.push(Child::Archiver(
-            archiver.slot().clone(),
-            archiver::Setup {
-                ledger,
-                archive: options.archive,
-                metrics: Arc::clone(&options.metrics),
-            },
-        ));
-        children.extend(openai.map(|(handle, setup)| Child::OpenAi(handle.slot().clone(), setup)));
-        let shards = sessions.setups(&tools, options.sessions);
-        children.extend(
-            shards
-                .into_iter()
-                .map(|(slot, setup)| Child::Router(slot, setup)),
-        );
+        let mut children = vec![
+            Child::new(Kind::AgentCache(
+                agents.slot().clone(),
+                agent_cache::Setup {
+                    cache: agents.clone(),
+                    client: options.elevenlabs.map(Arc::new),
+                    ledger: Arc::clone(&ledger),
+                },
+            )),
+            Child::new(Kind::Archiver(
+                archiver.slot().clone(),
+                archiver::Setup {
+                    archiver: archiver.clone(),
+                    ledger: Arc::clone(&ledger),
+                    archive: archive.clone(),
+                    metrics: Arc::clone(&metrics),
+                },
+            )),
+        ];
+        if let Some((handle, setup)) = openai {
+            children.push(Child::new(Kind::OpenAi(handle.slot().clone(), setup)));
+        }
+        for (slot, setup) in sessions.setups() {
+            children.push(Child::new(Kind::Router(slot, setup)));
+        }
         // The inbox comes last: what it hands out finds everybody in place.
-        children.push(Child::Inbox(
+        children.push(Child::new(Kind::Inbox(
             inbox.slot().clone(),
             inbox::Setup {
                 inbox: inbox.clone(),
-                sessions: sessions.clone(),
-                greetings,
-                metrics: Arc::clone(&options.metrics),
-                caller_ids: options.caller_ids,
+                pipeline,
+                metrics: Arc::clone(&metrics),
             },
-        ));
-        let (root, ended) = Actor::spawn(None, RootSupervisor, (children, options.metrics))
-            .await
-            .map_err(|e| failed(&e))?;
+        )));
+
+        let mut watched: Vec<Watched> = children.iter().map(Child::watched).collect();
+        watched.extend(inbox.lanes().watched());
+        watched.push(archiver.watched());
+        let health = Health::new(ledger, store, archive, inbox.clone(), watched);
+        let (root, ended) = Actor::spawn(None, RootSupervisor, (children, metrics)).await?;
         Ok(Self {
             sessions,
             agents,
             inbox,
+            health,
             root,
             ended,
         })
-    }
-
-    /// Whether the supervisor is alive.
-    #[must_use]
-    pub fn is_alive(&self) -> bool {
-        !self.ended.is_finished()
     }
 
     /// Returns when the supervisor has given up. Never before, unless stopped.
@@ -180,7 +212,14 @@ impl ActorSystem {
 
 /// An actor under the root, with what it takes to start it again.
 #[derive(Clone)]
-enum Child {
+struct Child {
+    kind: Kind,
+    /// Shows how long it handles its present message.
+    beacon: Beacon,
+}
+
+#[derive(Clone)]
+enum Kind {
     AgentCache(Slot<agent_cache::Message>, agent_cache::Setup),
     OpenAi(Slot<openai::Message>, openai::Setup),
     Router(Slot<router::Message>, router::Setup),
@@ -189,25 +228,59 @@ enum Child {
 }
 
 impl Child {
-    fn kind(&self) -> ActorKind {
-        match self {
-            Self::AgentCache(..) => ActorKind::AgentCache,
-            Self::OpenAi(..) => ActorKind::OpenAi,
-            Self::Router(..) => ActorKind::Router,
-            Self::Inbox(..) => ActorKind::Inbox,
-            Self::Archiver(..) => ActorKind::Archiver,
+    fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            beacon: Beacon::default(),
+        }
+    }
+
+    fn actor_kind(&self) -> ActorKind {
+        match &self.kind {
+            Kind::AgentCache(..) => ActorKind::AgentCache,
+            Kind::OpenAi(..) => ActorKind::OpenAi,
+            Kind::Router(..) => ActorKind::Router,
+            Kind::Inbox(..) => ActorKind::Inbox,
+            Kind::Archiver(..) => ActorKind::Archiver,
+        }
+    }
+
+    fn watched(&self) -> Watched {
+        let limit = match &self.kind {
+            // It waits in its handler, for limits counted by the minute.
+            Kind::OpenAi(..) => OPENAI_PATIENCE,
+            _ => HANDLER_PATIENCE,
+        };
+        Watched {
+            name: self.actor_kind().as_str(),
+            beacon: self.beacon.clone(),
+            limit,
+            vital: true,
         }
     }
 
     async fn start(&self, root: ActorCell) -> Result<ActorId, ractor::SpawnErr> {
-        match self.clone() {
-            Self::AgentCache(slot, setup) => start(AgentCacheActor, slot, setup, root).await,
-            Self::OpenAi(slot, setup) => start(OpenAiActor, slot, setup, root).await,
-            Self::Router(slot, setup) => start(RouterActor, slot, setup, root).await,
-            Self::Inbox(slot, setup) => start(InboxActor, slot, setup, root).await,
-            Self::Archiver(slot, setup) => start(ArchiverActor, slot, setup, root).await,
+        let beacon = self.beacon.clone();
+        match self.kind.clone() {
+            Kind::AgentCache(slot, setup) => {
+                start(worker::<AgentCacheActor>(beacon), slot, setup, root).await
+            }
+            Kind::OpenAi(slot, setup) => {
+                start(worker::<OpenAiActor>(beacon), slot, setup, root).await
+            }
+            Kind::Router(slot, setup) => start(RouterActor { beacon }, slot, setup, root).await,
+            Kind::Inbox(slot, setup) => {
+                start(worker::<InboxActor>(beacon), slot, setup, root).await
+            }
+            Kind::Archiver(slot, setup) => {
+                start(worker::<ArchiverActor>(beacon), slot, setup, root).await
+            }
         }
     }
+}
+
+fn worker<W: Worker>(beacon: Beacon) -> WorkerActor<W> {
+    WorkerActor::new(beacon)
 }
 
 async fn start<A: Actor>(
@@ -280,7 +353,7 @@ impl Actor for RootSupervisor {
         let Some(child) = state.children.remove(&cell.get_id()) else {
             return Ok(());
         };
-        let kind = child.kind();
+        let kind = child.actor_kind();
         tracing::error!(error, ?kind, "An actor failed; it is restarted");
         state.metrics.actor_restarts.get(kind).increment(1);
         if !state.intensity.permits(Instant::now()) {

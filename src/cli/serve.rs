@@ -79,8 +79,10 @@ async fn watch(app: &mut App, terminate: &mut Signal, interrupt: &mut Signal) ->
             _ = interrupt.recv() => return false,
             () = tokio::time::sleep(WATCHDOG) => {}
         }
-        if app.is_alive() {
-            let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+        match app.alive() {
+            Ok(()) => drop(sd_notify::notify(&[NotifyState::Watchdog])),
+            // systemd ends the process when it hears nothing for a while.
+            Err(stuck) => tracing::error!("The service does not get on: {stuck}"),
         }
     }
 }

@@ -27,6 +27,17 @@ pub enum CallEvent {
     InitiationFailure(EventKey),
 }
 
+impl CallEvent {
+    /// What identifies the event.
+    #[must_use]
+    pub fn key(&self) -> &EventKey {
+        match self {
+            Self::Transcription(call) => &call.key,
+            Self::Audio(key) | Self::InitiationFailure(key) => key,
+        }
+    }
+}
+
 /// What identifies an event: its kind, conversation and agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventKey {
@@ -136,6 +147,9 @@ pub enum EventError {
     /// A recording without `data.full_audio`.
     #[error("the recording holds no audio")]
     NoAudio,
+    /// Our reading of it failed.
+    #[error("the event cannot be read")]
+    Unreadable,
     /// A transcription without `data.agent_id`.
     #[error("the event names no agent")]
     NoAgent,

@@ -88,9 +88,15 @@ impl ConversationState {
 
     /// Whether a greeting made from `call` may replace the present one: an
     /// older call delivered late never overwrites a newer greeting.
-    #[must_use]
-    pub fn accepts_greeting_of(&self, call: CallOrder) -> bool {
+    fn accepts_greeting_of(&self, call: CallOrder) -> bool {
         self.greeted_from.is_none_or(|known| known <= call)
+    }
+
+    /// Whether a greeting is still to be made from `call`: neither a newer
+    /// call's nor its own is here.
+    #[must_use]
+    pub fn lacks_greeting_of(&self, call: CallOrder) -> bool {
+        self.greeted_from.is_none_or(|known| known < call)
     }
 
     /// Drops the greeting and summary if they speak `name`, which was wrong.

@@ -118,7 +118,7 @@ fn recognise(
     };
     let (recognition, answer) = answer_from(
         view.profile.as_ref(),
-        view.states.get(agent),
+        view.states.get(agent).map(Arc::as_ref),
         profile.map(Arc::as_ref),
     );
     let outcome = match recognition {

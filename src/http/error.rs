@@ -69,6 +69,8 @@ impl ApiError {
     }
 }
 
+impl warp::reject::Reject for ApiError {}
+
 /// A request body that serde refused: 400 for what is not JSON, 422 for JSON
 /// with a missing or wrong field.
 impl From<serde_json::Error> for ApiError {
@@ -83,7 +85,9 @@ impl From<serde_json::Error> for ApiError {
 
 impl From<Rejection> for ApiError {
     fn from(rejection: Rejection) -> Self {
-        if rejection.is_not_found() {
+        if let Some(error) = rejection.find::<Self>() {
+            error.clone()
+        } else if rejection.is_not_found() {
             Self::NotFound
         } else if rejection.find::<warp::reject::MethodNotAllowed>().is_some() {
             Self::WrongMethod

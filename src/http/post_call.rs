@@ -15,12 +15,12 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::Shared;
 use super::error::{self, ApiError, Response};
 use super::signature::{SignatureError, Verifier};
-use super::{PublicState, Shared};
-use crate::domain::call_event::{self, CallEvent, EventError, EventKey};
-use crate::domain::envelope::{Envelope, EnvelopeSplitter};
-use crate::store::{Accepted, Archive, AudioSpool, NewEvent, StoreError};
+use crate::actors::{Delivery, Receipt};
+use crate::domain::envelope::EnvelopeSplitter;
+use crate::store::StoreError;
 
 /// How long a whole body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(120);
@@ -36,8 +36,6 @@ const SLOW_START: Duration = Duration::from_secs(5);
 const SMALL_BODY: usize = 64 * 1024;
 /// How long a larger body waits for a place.
 const PLACE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Audio is written to disk in portions of this size, in bytes.
-const AUDIO_PORTION: usize = 256 * 1024;
 /// Up to this size the JSON of a body is not counted against the budget, in bytes.
 const FREE_JSON: usize = 1024 * 1024;
 
@@ -77,19 +75,18 @@ where
         now,
     )
     .inspect_err(|error| tracing::warn!(%error, "post-call webhook refused"))?;
-    let received = read(shared, verifier, body).await?;
-    take(state, received, now).await
+    let (delivery, _budget) = read(shared, verifier, body, now).await?;
+    Ok(answer(&state.inbox.take(delivery).await?))
 }
 
-/// An authentic body.
-struct Received {
-    envelope: Envelope,
-    audio: Audio,
-    /// Memory taken from the budget until the event is stored.
-    _budget: Option<OwnedSemaphorePermit>,
-}
-
-async fn read<S, B>(shared: &Shared, mut verifier: Verifier, body: S) -> Result<Received, ApiError>
+/// An authentic body, with the memory that it takes from the budget until its
+/// event is stored.
+async fn read<S, B>(
+    shared: &Shared,
+    mut verifier: Verifier,
+    body: S,
+    received_at: Timestamp,
+) -> Result<(Delivery, Option<OwnedSemaphorePermit>), ApiError>
 where
     S: Stream<Item = Result<B, warp::Error>>,
     B: Buf,
@@ -97,7 +94,7 @@ where
     let limit = shared.state.max_body;
     let mut body = std::pin::pin!(body);
     let mut splitter = EnvelopeSplitter::default();
-    let mut audio = Audio::default();
+    let mut recording = shared.state.inbox.recording();
     let mut budget = Budget {
         pool: Arc::clone(&shared.body_budget),
         taken: None,
@@ -134,60 +131,20 @@ where
             place = Some(permit.map_err(|_| busy)?.map_err(|_| ApiError::Internal)?);
         }
         verifier.update(&chunk);
-        splitter.push(&chunk, |bytes| audio.pending.extend_from_slice(bytes));
+        splitter.push(&chunk, |bytes| recording.push(bytes));
         budget.cover(splitter.envelope_len())?;
         disk.cover(total - splitter.envelope_len())?;
-        if audio.pending.len() >= AUDIO_PORTION {
-            audio.flush(&shared.state.archive).await?;
-        }
+        recording.flush().await?;
     }
     verifier
         .verify()
         .inspect_err(|error| tracing::warn!(%error, "post-call webhook refused"))?;
-    Ok(Received {
+    let delivery = Delivery {
         envelope: splitter.finish(),
-        audio,
-        _budget: budget.taken,
-    })
-}
-
-/// The base64 of a recording: its last portion, the others on disk.
-#[derive(Default)]
-struct Audio {
-    spool: Option<AudioSpool>,
-    pending: Vec<u8>,
-}
-
-impl Audio {
-    fn is_empty(&self) -> bool {
-        self.spool.is_none() && self.pending.is_empty()
-    }
-
-    async fn flush(&mut self, archive: &Archive) -> Result<(), StoreError> {
-        let spool = match self.spool.take() {
-            Some(spool) => spool,
-            None => archive.spool().await?,
-        };
-        self.spool = Some(spool.append(std::mem::take(&mut self.pending)).await?);
-        Ok(())
-    }
-
-    async fn into_spool(mut self, archive: &Archive) -> Result<AudioSpool, StoreError> {
-        self.flush(archive).await?;
-        match self.spool {
-            Some(spool) => Ok(spool),
-            None => archive.spool().await,
-        }
-    }
-
-    async fn into_bytes(self) -> Result<Vec<u8>, StoreError> {
-        let mut bytes = match self.spool {
-            Some(spool) => spool.read_back().await?,
-            None => Vec::new(),
-        };
-        bytes.extend_from_slice(&self.pending);
-        Ok(bytes)
-    }
+        recording,
+        received_at,
+    };
+    Ok((delivery, budget.taken))
 }
 
 /// Memory for JSON, or disk for recordings, shared by all bodies under way.
@@ -221,110 +178,19 @@ impl Budget {
     }
 }
 
-async fn take(
-    state: &PublicState,
-    received: Received,
-    now: Timestamp,
-) -> Result<Response, ApiError> {
-    let Received {
-        envelope,
-        audio,
-        _budget,
-    } = received;
-    let Envelope { bytes: json, .. } = &envelope;
-    let parsed = if json.len() > call_event::LARGE_BODY {
-        let json = json.clone();
-        state
-            .parsing
-            .run(move || call_event::parse(&json, now))
-            .await
-            .map_err(|_| ApiError::Internal)?
-    } else {
-        call_event::parse(json, now)
-    };
-    let event = match parsed {
-        Ok(event) => event,
-        Err(error) => {
-            return keep_unknown(
-                state,
-                envelope.with_audio(&audio.into_bytes().await?),
-                &error,
-                now,
-            )
-            .await;
-        }
-    };
-    let (key, caller, started_at, caller_spoke) = match event {
-        // Nothing to put in place of a recording that may be there already.
-        CallEvent::Audio(_) if audio.is_empty() => {
-            let error = EventError::NoAudio;
-            return keep_unknown(state, envelope.bytes, &error, now).await;
-        }
-        CallEvent::Audio(key) => {
-            state
-                .archive
-                .store_audio(&key, audio.into_spool(&state.archive).await?)
-                .await?;
-            state.metrics.last_post_call.set(now.as_second() as f64);
-            tracing::info!(conversation = %key.conversation_id, "post-call webhook: recording archived");
-            // Written under its name, a recording sent again replaces itself.
-            return Ok(received_answer(&key));
-        }
-        CallEvent::InitiationFailure(key) => (key, None, now, false),
-        CallEvent::Transcription(call) => {
-            let spoke = call.caller_spoke();
-            (call.key, call.caller, call.started_at, spoke)
-        }
-    };
-    let event = NewEvent {
-        key: key.clone(),
-        caller,
-        started_at,
-        greeting_wanted: state.greetings && caller_spoke,
-        received_at: now,
-        payload: envelope.with_audio(&audio.into_bytes().await?),
-    };
-    let accepted = state.inbox.accept(event).await?;
-    state.metrics.last_post_call.set(now.as_second() as f64);
-    let again = if accepted == Accepted::Duplicate {
-        " again; nothing changed"
-    } else {
-        ""
-    };
-    tracing::info!(conversation = %key.conversation_id, "post-call webhook: {} received{again}", key.kind.as_str());
-    Ok(received_answer(&key))
-}
-
-fn received_answer(key: &EventKey) -> Response {
-    error::json(&json!({
-        "status": "received",
-        "type": key.kind.as_str(),
-        "conversation_id": key.conversation_id,
-        "message": "Webhook received and queued for processing",
-    }))
-}
-
-/// An authentic sender's data is never lost, even if we cannot read it.
-async fn keep_unknown(
-    state: &PublicState,
-    body: Vec<u8>,
-    error: &EventError,
-    now: Timestamp,
-) -> Result<Response, ApiError> {
-    let reason = match error {
-        // Its text quotes nothing of the body, but the position is enough.
-        EventError::NotJson(_) => "the body is not JSON".to_owned(),
-        other => other.to_string(),
-    };
-    tracing::warn!(
-        reason,
-        "post-call webhook: an authentic body is no known event; it is kept as a dead letter"
-    );
-    state.ledger.keep_unknown(body, &reason, now).await?;
-    Ok(error::json(&json!({
-        "status": "received",
-        "type": null,
-        "conversation_id": null,
-        "message": "Webhook received and kept: it is no known event",
-    })))
+fn answer(receipt: &Receipt) -> Response {
+    error::json(&match receipt {
+        Receipt::Event(key) => json!({
+            "status": "received",
+            "type": key.kind.as_str(),
+            "conversation_id": key.conversation_id,
+            "message": "Webhook received and queued for processing",
+        }),
+        Receipt::Unknown => json!({
+            "status": "received",
+            "type": null,
+            "conversation_id": null,
+            "message": "Webhook received and kept: it is no known event",
+        }),
+    })
 }

@@ -15,10 +15,12 @@
 mod change;
 mod find;
 mod legacy;
+mod record_index;
 mod records;
 mod transfer;
 
 pub use legacy::Adopted;
+pub use record_index::{IndexedRecord, RecordIndex};
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -29,10 +31,7 @@ use jiff::Timestamp;
 use rustc_hash::{FxBuildHasher, FxHashSet};
 use tokio::sync::{Mutex, MutexGuard, RwLock, Semaphore};
 
-use super::{
-    CallerExport, Greeted, IndexedRecord, Learned, MemoryStore, NewGreeting, RecordIndex, Renamed,
-    Result, StoreError, call_mark,
-};
+use super::{CallerExport, MemoryStore, Result, StoreError, call_mark};
 use crate::clients::{Added, Generation, OpenMemory, OpenMemoryError, Record};
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::AgentId;
@@ -40,6 +39,7 @@ use crate::domain::learning::Learning;
 use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
 use crate::domain::profile::{ConversationState, UniversalProfile};
+use crate::domain::tiers::{Greeted, Learned, NewGreeting, Renamed, Tiers};
 use records::{
     MemoryRecord, Metadata, ProfileRecord, StateRecord, content, legacy_memory, memories_key, note,
     profile_key, state_key,
@@ -206,8 +206,24 @@ impl OpenMemoryStore {
         }))
     }
 
+    async fn states_of(
+        &self,
+        caller: &CallerId,
+        profile: &ProfileRecord,
+    ) -> Result<Vec<(AgentId, ConversationState)>> {
+        let states: Vec<Option<(AgentId, ConversationState)>> = stream::iter(profile.agents())
+            .map(async |agent| {
+                let found = self.state_record(caller, &agent).await?;
+                Ok::<_, StoreError>(found.map(|f| (agent, f.value.state())))
+            })
+            .buffered(CONCURRENT_REQUESTS)
+            .try_collect()
+            .await?;
+        Ok(states.into_iter().flatten().collect())
+    }
+
     /// A caller's memories in order, each once; this caller's alone.
-    async fn all_memories(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>> {
+    async fn memories_of(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>> {
         let records = self.find(&memories_key(caller), limit).await?;
         let mut memories: Vec<(i64, Memory)> = records
             .iter()
@@ -236,64 +252,43 @@ impl OpenMemoryStore {
 
 #[async_trait]
 impl MemoryStore for OpenMemoryStore {
-    async fn universal_profile(&self, caller: &CallerId) -> Result<Option<UniversalProfile>> {
-        let found = self
-            .profile_record(caller)
-            .await?
-            .filter(|f| !f.value.provisional);
-        Ok(found.and_then(|f| f.value.profile()))
-    }
-
-    async fn conversation_states(
-        &self,
-        caller: &CallerId,
-    ) -> Result<Vec<(AgentId, ConversationState)>> {
-        let Some(profile) = self.profile_record(caller).await? else {
-            return Ok(Vec::new());
+    async fn tiers(&self, caller: &CallerId) -> Result<Tiers> {
+        let Some(found) = self.profile_record(caller).await? else {
+            return Ok(Tiers::default());
         };
-        let agents: Vec<AgentId> = profile
-            .value
-            .agents
-            .iter()
-            .filter_map(|a| AgentId::parse(a).ok())
-            .collect();
-        let states: Vec<Option<(AgentId, ConversationState)>> = stream::iter(agents)
-            .map(async |agent| {
-                let found = self.state_record(caller, &agent).await?;
-                Ok::<_, StoreError>(found.map(|f| (agent, f.value.state())))
-            })
-            .buffered(CONCURRENT_REQUESTS)
-            .try_collect()
-            .await?;
-        Ok(states.into_iter().flatten().collect())
+        let states = self.states_of(caller, &found.value).await?;
+        Ok(Tiers {
+            profile: found.value.profile().filter(|_| !found.value.provisional),
+            states,
+        })
     }
 
     async fn learn(&self, learning: &Learning) -> Result<Learned> {
-        self.learn_once(learning).await
+        change::learn(self, learning).await
     }
 
     async fn store_greeting(&self, greeting: &NewGreeting) -> Result<Option<Greeted>> {
-        self.greet(greeting).await
+        change::store_greeting(self, greeting).await
     }
 
     async fn rename(&self, caller: &CallerId, name: &CallerName) -> Result<Option<Renamed>> {
-        self.change_name(caller, name).await
+        change::rename(self, caller, name).await
     }
 
     async fn memories(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>> {
-        self.all_memories(caller, limit).await
+        self.memories_of(caller, limit).await
     }
 
     async fn callers(&self) -> Result<Vec<CallerId>> {
-        self.all_callers().await
+        transfer::callers(self).await
     }
 
     async fn export(&self, caller: &CallerId) -> Result<Option<CallerExport>> {
-        self.read_out(caller).await
+        transfer::export(self, caller).await
     }
 
     async fn import(&self, export: &CallerExport) -> Result<()> {
-        self.take_in(export).await
+        transfer::import(self, export).await
     }
 
     /// Asks only: a record written to prove that writing works would stay.

@@ -29,7 +29,7 @@ pub use memory::SqliteMemoryStore;
 pub use record_index::SqliteRecordIndex;
 
 use super::{Result, StoreError};
-use writer::Writer;
+use writer::{Turn, Writer};
 
 /// Read connections: enough to keep a few cores busy.
 const READERS: usize = 4;
@@ -132,7 +132,24 @@ impl SqliteDatabase {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        timeout(OPERATION_TIMEOUT, self.inner.writer.run(work))
+        self.write_in(Turn::Background, work).await
+    }
+
+    /// The same, before all that is only [written](Self::write): somebody waits.
+    async fn write_first<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        self.write_in(Turn::First, work).await
+    }
+
+    async fn write_in<T, F>(&self, turn: Turn, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        timeout(OPERATION_TIMEOUT, self.inner.writer.run(turn, work))
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable("writing took too long".into())))
     }

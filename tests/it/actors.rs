@@ -5,18 +5,18 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use elaoms::actors::{ActorSystem, SessionOptions, SystemOptions};
+use elaoms::actors::{ActorSystem, Delivery, SessionOptions, SystemOptions};
 use elaoms::compute::Compute;
 use elaoms::domain::caller_id::CallerId;
-use elaoms::domain::ids::AgentId;
+use elaoms::domain::envelope::EnvelopeSplitter;
 use elaoms::domain::learning::Learning;
 use elaoms::domain::memory::Memory;
 use elaoms::domain::name::CallerName;
-use elaoms::domain::profile::{ConversationState, UniversalProfile};
+use elaoms::domain::tiers::{Greeted, Learned, NewGreeting, Renamed, Tiers};
 use elaoms::metric_definitions::Metrics;
 use elaoms::store::{
-    Archive, CallerExport, Greeted, Learned, Ledger, MemoryStore, NewEvent, NewGreeting, Renamed,
-    Result, SqliteDatabase, SqliteLedger, SqliteMemoryStore, StoreError,
+    Archive, CallerExport, Ledger, MemoryStore, Result, SqliteDatabase, SqliteLedger,
+    SqliteMemoryStore, StoreError,
 };
 use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -47,16 +47,9 @@ impl Troubled {
 
 #[async_trait]
 impl MemoryStore for Troubled {
-    async fn universal_profile(&self, caller: &CallerId) -> Result<Option<UniversalProfile>> {
+    async fn tiers(&self, caller: &CallerId) -> Result<Tiers> {
         self.trouble().await?;
-        self.store.universal_profile(caller).await
-    }
-    async fn conversation_states(
-        &self,
-        caller: &CallerId,
-    ) -> Result<Vec<(AgentId, ConversationState)>> {
-        self.trouble().await?;
-        self.store.conversation_states(caller).await
+        self.store.tiers(caller).await
     }
     async fn learn(&self, learning: &Learning) -> Result<Learned> {
         self.trouble().await?;
@@ -143,21 +136,14 @@ impl World {
         let said = call(&format!("conv_{i}"), AGENT, CALLER)
             .caller(&format!("This is call {i}."))
             .later(i);
-        let now = Timestamp::now();
-        let event = NewEvent {
-            key: elaoms::domain::call_event::EventKey {
-                kind: elaoms::domain::call_event::EventKind::Transcription,
-                conversation_id: elaoms::domain::ids::ConversationId::parse(&format!("conv_{i}"))
-                    .unwrap(),
-                agent_id: AgentId::parse(AGENT).ok(),
-            },
-            caller: CallerId::parse(CALLER).ok(),
-            started_at: now,
-            greeting_wanted: false,
-            received_at: now,
-            payload: said.body(),
+        let mut splitter = EnvelopeSplitter::default();
+        splitter.push(&said.body(), |_| unreachable!("there is no audio"));
+        let delivery = Delivery {
+            envelope: splitter.finish(),
+            recording: self.system.inbox.recording(),
+            received_at: Timestamp::now(),
         };
-        self.system.inbox.accept(event).await.unwrap();
+        self.system.inbox.take(delivery).await.unwrap();
     }
 
     async fn settle(&self) {

@@ -1,7 +1,7 @@
 //! The search indexes of all sessions, bounded by the memory they take.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use crate::domain::ids::AgentId;
@@ -76,12 +76,15 @@ impl IndexBudget {
 /// One caller's index, if it is loaded. All that takes time in it belongs on a
 /// computing thread.
 pub(in crate::actors) struct IndexCell {
-    index: RwLock<Option<Index>>,
+    index: RwLock<Option<Box<Index>>>,
     /// Apart, so that a ring takes no lock.
     loaded: AtomicBool,
     /// Searched since the budget last looked.
     searched: AtomicBool,
     bytes: AtomicUsize,
+    /// Calls learned since the session began: tells whether memories that were
+    /// read are all there are.
+    calls: AtomicU64,
     budget: Arc<IndexBudget>,
 }
 
@@ -92,45 +95,57 @@ impl IndexCell {
             loaded: AtomicBool::new(false),
             searched: AtomicBool::new(false),
             bytes: AtomicUsize::new(0),
+            calls: AtomicU64::new(0),
             budget,
         }
+    }
+
+    /// Asked before memories are read that are to be [loaded](Self::load).
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Acquire)
     }
 
     pub fn is_loaded(&self) -> bool {
         self.loaded.load(Ordering::Acquire)
     }
 
-    pub fn load(self: &Arc<Self>, index: Index) {
+    /// Takes an index, unless more calls were learned than when its memories
+    /// were read.
+    pub fn load(self: &Arc<Self>, index: Index, calls: u64) {
         // What was just loaded is about to be searched.
         self.searched.store(true, Ordering::Relaxed);
         let old = {
             let mut place = self.index.write().unwrap_or_else(PoisonError::into_inner);
+            if self.calls() != calls {
+                return;
+            }
             self.account(index.bytes());
             self.loaded.store(true, Ordering::Release);
-            place.replace(index)
+            place.replace(Box::new(index))
         };
         free(old);
         self.budget.add(self);
         self.budget.enforce();
     }
 
-    /// Adds memories; false if the index is not loaded (any more).
-    pub fn extend(&self, memories: Vec<Memory>) -> bool {
-        let extended = {
+    /// A call was learned, with these memories, or with memories that were
+    /// stored before (`None`), and of which the index may not know.
+    pub fn note_call(&self, memories: Option<Vec<Memory>>) {
+        let keep = {
             let mut place = self.index.write().unwrap_or_else(PoisonError::into_inner);
+            self.calls.fetch_add(1, Ordering::AcqRel);
             let Some(index) = place.as_mut() else {
-                return false;
+                return;
             };
-            index.extend(memories);
+            let known = memories.map(|memories| index.extend(memories));
             self.account(index.bytes());
-            index.len() <= MAX_INDEXED + MAX_GROWTH
+            known.is_some() && index.len() <= MAX_INDEXED + MAX_GROWTH
         };
-        if extended {
+        if keep {
             self.budget.enforce();
         } else {
             self.unload();
         }
-        true
     }
 
     /// `None` if the index is not loaded.
@@ -169,7 +184,7 @@ impl Drop for IndexCell {
 
 /// Thousands of memories take a moment to free; no runtime worker is to be
 /// held for it.
-fn free(index: Option<Index>) {
+fn free(index: Option<Box<Index>>) {
     if let Some(index) = index
         && let Ok(runtime) = tokio::runtime::Handle::try_current()
     {
@@ -211,14 +226,15 @@ mod tests {
         let one = Index::new(memories(100)).bytes();
         let budget = Arc::new(IndexBudget::new(one * 5 / 2));
         let (a, b, c) = (cell(&budget), cell(&budget), cell(&budget));
-        a.load(Index::new(memories(100)));
-        b.load(Index::new(memories(100)));
+        a.load(Index::new(memories(100)), 0);
+        b.load(Index::new(memories(100)), 0);
         // Both count as used once; the third needs a place.
         b.searched.store(false, Ordering::Relaxed);
-        c.load(Index::new(memories(100)));
+        c.load(Index::new(memories(100)), 0);
         assert!(a.is_loaded() && !b.is_loaded() && c.is_loaded());
         assert_eq!(b.search("rose", &AgentId::parse("a").unwrap()), None);
-        assert!(!b.extend(memories(1)));
+        b.note_call(Some(memories(1)));
+        assert!(!b.is_loaded());
         drop((a, c));
         assert_eq!(budget.used.load(Ordering::Relaxed), 0);
     }
@@ -227,8 +243,24 @@ mod tests {
     fn an_index_that_only_grows_is_given_up_and_loaded_anew() {
         let budget = Arc::new(IndexBudget::default());
         let cell = cell(&budget);
-        cell.load(Index::new(memories(MAX_INDEXED)));
-        assert!(cell.extend(memories(MAX_GROWTH)) && cell.is_loaded());
-        assert!(cell.extend(memories(1)) && !cell.is_loaded());
+        cell.load(Index::new(memories(MAX_INDEXED)), 0);
+        cell.note_call(Some(memories(MAX_GROWTH)));
+        assert!(cell.is_loaded());
+        cell.note_call(Some(memories(1)));
+        assert!(!cell.is_loaded());
+    }
+
+    #[test]
+    fn an_index_that_may_lack_a_call_is_not_taken() {
+        let cell = cell(&Arc::default());
+        let before = cell.calls();
+        cell.note_call(Some(memories(1)));
+        cell.load(Index::new(memories(3)), before);
+        assert!(!cell.is_loaded());
+        cell.load(Index::new(memories(4)), cell.calls());
+        assert!(cell.is_loaded());
+        // Stored before a crash, it may be unknown to the index.
+        cell.note_call(None);
+        assert!(!cell.is_loaded());
     }
 }

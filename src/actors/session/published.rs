@@ -1,14 +1,15 @@
 //! What a session lets others read without asking it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use rustc_hash::FxHashMap;
 
 use crate::domain::ids::AgentId;
 use crate::domain::profile::{ConversationState, UniversalProfile};
+use crate::domain::tiers::Tiers;
 
 use super::index::{IndexBudget, IndexCell};
 
@@ -18,7 +19,19 @@ pub struct CallerView {
     /// Tier 1.
     pub profile: Option<UniversalProfile>,
     /// Tier 2, by agent.
-    pub states: FxHashMap<AgentId, ConversationState>,
+    pub states: FxHashMap<AgentId, Arc<ConversationState>>,
+}
+
+impl From<Tiers> for CallerView {
+    fn from(tiers: Tiers) -> Self {
+        let states = tiers.states.into_iter();
+        Self {
+            profile: tiers.profile,
+            states: states
+                .map(|(agent, state)| (agent, Arc::new(state)))
+                .collect(),
+        }
+    }
 }
 
 /// Written by the caller's session alone; read by rings and searches.
@@ -28,6 +41,8 @@ pub struct Published {
     created: Instant,
     /// Milliseconds from `created` to the last use: what idle means.
     last_used: AtomicU64,
+    /// An actor may change it: it stays where rings find it.
+    owned: AtomicBool,
 }
 
 impl Published {
@@ -37,6 +52,7 @@ impl Published {
             index: Arc::new(IndexCell::new(budget)),
             created: Instant::now(),
             last_used: AtomicU64::new(0),
+            owned: AtomicBool::new(false),
         }
     }
 
@@ -46,22 +62,23 @@ impl Published {
         self.view.load_full()
     }
 
-    /// Whether the memories are loaded.
-    #[must_use]
-    pub fn is_indexed(&self) -> bool {
-        self.index.is_loaded()
-    }
-
     /// Notes that the caller is active.
-    pub fn touch(&self) {
+    pub(super) fn touch(&self) {
         let millis = u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_used.store(millis, Ordering::Relaxed);
     }
 
     /// When the caller was last active.
-    #[must_use]
-    pub fn last_used(&self) -> Instant {
-        self.created + std::time::Duration::from_millis(self.last_used.load(Ordering::Relaxed))
+    pub(super) fn last_used(&self) -> Instant {
+        self.created + Duration::from_millis(self.last_used.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_owned(&self, owned: bool) {
+        self.owned.store(owned, Ordering::Release);
+    }
+
+    pub(super) fn is_owned(&self) -> bool {
+        self.owned.load(Ordering::Acquire)
     }
 
     /// The session is the only writer, so nothing is lost between load and store.
@@ -72,7 +89,7 @@ impl Published {
     }
 
     /// The caller's memories, searchable if they are loaded.
-    pub(in crate::actors) fn index(&self) -> Arc<IndexCell> {
-        Arc::clone(&self.index)
+    pub(in crate::actors) fn index(&self) -> &Arc<IndexCell> {
+        &self.index
     }
 }

@@ -118,6 +118,12 @@ impl ProfileRecord {
         })
     }
 
+    /// The agents that the caller has a state with.
+    pub fn agents(&self) -> Vec<AgentId> {
+        let agents = self.agents.iter();
+        agents.filter_map(|a| AgentId::parse(a).ok()).collect()
+    }
+
     /// Notes that the caller has a state with this agent.
     pub fn add_agent(&mut self, agent: &AgentId) {
         if !self.agents.iter().any(|a| a == agent.as_str()) {

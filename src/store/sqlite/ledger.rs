@@ -5,6 +5,7 @@
 //! in the same transaction. So finding work never scans the backlog.
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, named_params, params};
 use sha2::{Digest, Sha256};
@@ -34,7 +35,7 @@ impl SqliteLedger {
 #[async_trait]
 impl Ledger for SqliteLedger {
     async fn accept(&self, event: NewEvent) -> Result<Accepted> {
-        self.0.write(move |db| accept(db, &event)).await
+        self.0.write_first(move |db| accept(db, &event)).await
     }
 
     async fn keep_unknown(&self, payload: Vec<u8>, reason: &str, now: Timestamp) -> Result<()> {
@@ -63,6 +64,17 @@ impl Ledger for SqliteLedger {
     ) -> Result<Claimed> {
         self.0
             .read(move |db| claim(db, stage, now, limit, &busy))
+            .await
+    }
+
+    async fn payload(&self, id: EventId) -> Result<Option<Bytes>> {
+        self.0
+            .read(move |db| {
+                let sql = "SELECT payload FROM inbox WHERE id = ?1";
+                let payload: Option<Option<Vec<u8>>> =
+                    first(db, sql, [id.0], |row| Ok(row.get("payload")?))?;
+                Ok(payload.flatten().map(Bytes::from))
+            })
             .await
     }
 
@@ -257,7 +269,7 @@ fn accept(db: &Connection, event: &NewEvent) -> Result<Accepted> {
             ":payload": event.payload,
         })?;
     Ok(if inserted == 1 {
-        Accepted::New
+        Accepted::New(EventId(db.last_insert_rowid()))
     } else {
         Accepted::Duplicate
     })
@@ -278,9 +290,10 @@ fn claim(
     })?;
     let mut claimed = Claimed::default();
     for id in due.into_iter().filter(|id| !busy.contains(id)).take(limit) {
-        let event = first(db, "SELECT * FROM inbox WHERE id = ?1", [id.0], |row| {
-            inbox_event(row, stage)
-        });
+        let sql = "SELECT id, kind, conversation_id, agent, caller, started_at, attempts, crashes,
+                       unusable, received_at, length(payload) AS payload_bytes
+                   FROM inbox WHERE id = ?1";
+        let event = first(db, sql, [id.0], |row| inbox_event(row, stage));
         match event {
             // One unreadable row must not hold up the others.
             Err(StoreError::Corrupt(error)) => claimed.unreadable.push((id, error)),
@@ -293,7 +306,7 @@ fn claim(
 fn inbox_event(row: &Row<'_>, stage: Stage) -> Result<InboxEvent> {
     let id: i64 = row.get("id")?;
     let caller: Option<String> = row.get("caller")?;
-    let payload: Option<Vec<u8>> = row.get("payload")?;
+    let payload_bytes: Option<i64> = row.get("payload_bytes")?;
     Ok(InboxEvent {
         id: EventId(id),
         stage,
@@ -307,7 +320,8 @@ fn inbox_event(row: &Row<'_>, stage: Stage) -> Result<InboxEvent> {
         crashes: row.get("crashes")?,
         unusable: row.get("unusable")?,
         received_at: rows::time(row, "received_at")?,
-        payload: payload.unwrap_or_default().into(),
+        payload_bytes: usize::try_from(payload_bytes.unwrap_or_default())
+            .map_err(|_| unreadable("payload"))?,
     })
 }
 

@@ -11,10 +11,8 @@ use crate::domain::learning::Learning;
 use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
 use crate::domain::profile::{ConversationState, UniversalProfile};
-use crate::store::{
-    CallerExport, Greeted, Learned, MemoryStore, NewGreeting, Renamed, Result, StoreError,
-    call_mark,
-};
+use crate::domain::tiers::{Greeted, Learned, NewGreeting, Renamed, Tiers};
+use crate::store::{CallerExport, MemoryStore, Result, StoreError, call_mark};
 
 /// [`MemoryStore`] on SQLite.
 #[derive(Clone)]
@@ -30,17 +28,9 @@ impl SqliteMemoryStore {
 
 #[async_trait]
 impl MemoryStore for SqliteMemoryStore {
-    async fn universal_profile(&self, caller: &CallerId) -> Result<Option<UniversalProfile>> {
+    async fn tiers(&self, caller: &CallerId) -> Result<Tiers> {
         let caller = caller.clone();
-        self.0.read(move |db| profile_of(db, &caller)).await
-    }
-
-    async fn conversation_states(
-        &self,
-        caller: &CallerId,
-    ) -> Result<Vec<(AgentId, ConversationState)>> {
-        let caller = caller.clone();
-        self.0.read(move |db| states_of(db, &caller)).await
+        self.0.read(move |db| tiers_of(db, &caller)).await
     }
 
     async fn learn(&self, learning: &Learning) -> Result<Learned> {
@@ -97,6 +87,18 @@ impl MemoryStore for SqliteMemoryStore {
     }
 }
 
+fn tiers_of(db: &Connection, caller: &CallerId) -> Result<Tiers> {
+    // Two statements, one snapshot.
+    let snapshot = db.unchecked_transaction()?;
+    let Some(profile) = profile_of(&snapshot, caller)? else {
+        return Ok(Tiers::default());
+    };
+    Ok(Tiers {
+        profile: Some(profile),
+        states: states_of(&snapshot, caller)?,
+    })
+}
+
 fn profile_of(db: &Connection, caller: &CallerId) -> Result<Option<UniversalProfile>> {
     first(
         db,
@@ -114,21 +116,17 @@ fn states_of(db: &Connection, caller: &CallerId) -> Result<Vec<(AgentId, Convers
 }
 
 fn rename(db: &Connection, caller: &CallerId, name: &CallerName) -> Result<Option<Renamed>> {
-    let Some(mut profile) = profile_of(db, caller)? else {
+    let Some(profile) = profile_of(db, caller)? else {
         return Ok(None);
     };
-    let old = profile.name.replace(name.clone());
-    save_profile(db, &profile)?;
-    let mut states = states_of(db, caller)?;
-    for (agent, state) in &mut states {
-        if old
-            .as_ref()
-            .is_some_and(|old| old != name && state.forget_name(old))
-        {
+    let renamed = Renamed::to(name, profile, states_of(db, caller)?);
+    save_profile(db, &renamed.profile)?;
+    for (agent, state) in &renamed.states {
+        if renamed.changed.contains(agent) {
             save_state(db, caller, agent, state)?;
         }
     }
-    Ok(Some(Renamed { profile, states }))
+    Ok(Some(renamed))
 }
 
 fn state_of(
@@ -254,26 +252,17 @@ fn import(db: &Connection, export: &CallerExport) -> Result<()> {
 fn store_greeting(db: &Connection, new: &NewGreeting) -> Result<Option<Greeted>> {
     let profile = profile_of(db, &new.caller)?;
     let state = state_of(db, &new.caller, &new.agent)?;
-    let (Some(mut profile), Some(state)) = (profile, state) else {
+    let (Some(profile), Some(state)) = (profile, state) else {
         return Ok(None);
     };
-    if profile.name.is_none() && new.name.is_some() {
-        profile.name.clone_from(&new.name);
-        save_profile(db, &profile)?;
+    let greeted = Greeted::by(profile, state, new);
+    if greeted.named {
+        save_profile(db, &greeted.profile)?;
     }
-    let Some(state_with_greeting) = state.with_greeting(&new.greeting, new.order) else {
-        return Ok(Some(Greeted {
-            stored: false,
-            profile,
-            state,
-        }));
-    };
-    save_state(db, &new.caller, &new.agent, &state_with_greeting)?;
-    Ok(Some(Greeted {
-        stored: true,
-        profile,
-        state: state_with_greeting,
-    }))
+    if greeted.stored {
+        save_state(db, &new.caller, &new.agent, &greeted.state)?;
+    }
+    Ok(Some(greeted))
 }
 
 fn save_profile(db: &Connection, profile: &UniversalProfile) -> Result<()> {

@@ -6,7 +6,8 @@ use rusqlite::params;
 
 use super::SqliteDatabase;
 use super::rows::{self, first, millis, query};
-use crate::store::{IndexedRecord, RecordIndex, Result};
+use crate::store::Result;
+use crate::store::openmemory::{IndexedRecord, RecordIndex};
 
 /// Stands for "everything was indexed once".
 const COMPLETE: &str = "";

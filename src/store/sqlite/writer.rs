@@ -1,17 +1,38 @@
 //! The writer thread: group commit.
+//!
+//! Operations wait in two queues. Those that somebody waits for (a new event,
+//! before its 200) come first; background work fills the rest of a
+//! transaction for a bounded time, so that an acknowledgement never waits for
+//! a backlog of learning.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, TransactionBehavior};
-use tokio::sync::{mpsc, oneshot};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::store::{Result, StoreError};
 
-/// Most operations that wait for the writer; further callers wait to queue.
+/// Most operations of a kind that wait for the writer; further callers wait to
+/// queue.
 const QUEUE: usize = 1_024;
-/// Most operations in one transaction: bounds the delay of the first.
+/// Most operations of a kind in one transaction.
 const GROUP: usize = 256;
+/// How long a transaction goes on with background work: bounds the delay of
+/// what arrives meanwhile and is to come first.
+const BACKGROUND_TIME: Duration = Duration::from_millis(2);
+
+/// When an operation is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// In the next transaction.
+    First,
+    /// When the transactions have room for it.
+    Background,
+}
 
 /// One queued operation, its result type erased.
 trait Operation: Send {
@@ -25,6 +46,8 @@ struct Work<T, F> {
     work: Option<F>,
     result: Result<T>,
     reply: oneshot::Sender<Result<T>>,
+    /// A place in the queue.
+    _place: OwnedSemaphorePermit,
 }
 
 impl<T, F> Operation for Work<T, F>
@@ -46,97 +69,185 @@ where
     }
 }
 
-enum Request {
-    Run(Box<dyn Operation>),
-    Close(oneshot::Sender<()>),
+#[derive(Default)]
+struct Queues {
+    first: VecDeque<Box<dyn Operation>>,
+    background: VecDeque<Box<dyn Operation>>,
+    /// The writer ends when the queues are empty, and answers.
+    closing: Vec<oneshot::Sender<()>>,
+    /// Nothing is taken any more.
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    queues: Mutex<Queues>,
+    news: Condvar,
+}
+
+impl Shared {
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The handle of the writer thread.
 pub(super) struct Writer {
-    queue: mpsc::Sender<Request>,
+    shared: Arc<Shared>,
+    first: Arc<Semaphore>,
+    background: Arc<Semaphore>,
 }
 
 impl Writer {
     pub fn start(connection: Connection) -> Result<Self> {
-        let (queue, requests) = mpsc::channel(QUEUE);
+        let shared = Arc::new(Shared::default());
+        let queues = Arc::clone(&shared);
         thread::Builder::new()
             .name("sqlite-writer".into())
-            .spawn(move || serve(connection, requests))
+            .spawn(move || serve(connection, &queues))
             .map_err(|e| StoreError::Unavailable(format!("cannot start the writer: {e}")))?;
-        Ok(Self { queue })
+        Ok(Self {
+            shared,
+            first: Arc::new(Semaphore::new(QUEUE)),
+            background: Arc::new(Semaphore::new(QUEUE)),
+        })
     }
 
-    pub async fn run<T, F>(&self, work: F) -> Result<T>
+    pub async fn run<T, F>(&self, turn: Turn, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
         let closed = || StoreError::Unavailable("the database is closed".into());
+        let places = match turn {
+            Turn::First => &self.first,
+            Turn::Background => &self.background,
+        };
+        let place = Arc::clone(places).acquire_owned().await;
         let (reply, answer) = oneshot::channel();
-        let operation = Work {
+        let operation = Box::new(Work {
             work: Some(work),
             result: Err(closed()),
             reply,
-        };
-        let request = Request::Run(Box::new(operation));
-        self.queue.send(request).await.map_err(|_| closed())?;
+            _place: place.map_err(|_| closed())?,
+        });
+        {
+            let mut queues = self.shared.queues();
+            if queues.closed {
+                return Err(closed());
+            }
+            match turn {
+                Turn::First => queues.first.push_back(operation),
+                Turn::Background => queues.background.push_back(operation),
+            }
+        }
+        self.shared.news.notify_one();
         answer.await.map_err(|_| closed())?
     }
 
+    /// Does what is queued, then stops.
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
-        if self.queue.send(Request::Close(done)).await.is_ok() {
-            let _ = closed.await;
+        {
+            let mut queues = self.shared.queues();
+            queues.closed = true;
+            queues.closing.push(done);
         }
+        self.shared.news.notify_one();
+        let _ = closed.await;
     }
 }
 
-fn serve(mut connection: Connection, mut requests: mpsc::Receiver<Request>) {
-    let mut group: Vec<Box<dyn Operation>> = Vec::with_capacity(GROUP);
-    let mut closing = None;
-    while closing.is_none() {
-        let Some(first) = requests.blocking_recv() else {
-            break;
-        };
-        let mut next = Some(first);
-        while let Some(request) = next {
-            match request {
-                Request::Run(operation) => group.push(operation),
-                Request::Close(done) => closing = Some(done),
-            }
-            next = if group.len() < GROUP && closing.is_none() {
-                requests.try_recv().ok()
-            } else {
-                None
-            };
-        }
-        commit(&mut connection, &mut group);
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.queues().closed = true;
+        self.shared.news.notify_one();
+    }
+}
+
+fn serve(mut connection: Connection, shared: &Shared) {
+    let mut group: Vec<Box<dyn Operation>> = Vec::with_capacity(2 * GROUP);
+    while wait(shared) {
+        commit(&mut connection, shared, &mut group);
     }
     if let Err(error) = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
         tracing::warn!(%error, "The database log could not be folded in at the end");
     }
     drop(connection);
-    if let Some(done) = closing {
+    for done in std::mem::take(&mut shared.queues().closing) {
         let _ = done.send(());
     }
 }
 
-fn commit(connection: &mut Connection, group: &mut Vec<Box<dyn Operation>>) {
-    let outcome = transact(connection, group);
+/// Waits for work. False when there is none and none will come.
+fn wait(shared: &Shared) -> bool {
+    let queues = shared
+        .news
+        .wait_while(shared.queues(), |q| {
+            q.first.is_empty() && q.background.is_empty() && !q.closed
+        })
+        .unwrap_or_else(PoisonError::into_inner);
+    !(queues.first.is_empty() && queues.background.is_empty())
+}
+
+fn commit(connection: &mut Connection, shared: &Shared, group: &mut Vec<Box<dyn Operation>>) {
+    let outcome = transact(connection, shared, group);
     for operation in group.drain(..) {
         operation.finish(outcome.clone());
     }
 }
 
 /// A failed operation is undone alone (savepoint); a failed commit fails all.
-fn transact(connection: &mut Connection, group: &mut [Box<dyn Operation>]) -> Result<()> {
-    let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    for operation in group {
-        let savepoint = transaction.savepoint()?;
-        if operation.run(&savepoint) {
-            savepoint.commit()?;
+fn transact(
+    connection: &mut Connection,
+    shared: &Shared,
+    group: &mut Vec<Box<dyn Operation>>,
+) -> Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+    let mut transaction = match transaction {
+        Ok(transaction) => transaction,
+        Err(error) => {
+            // They learn of it, rather than wait for a database that is locked.
+            group.extend(next(shared, Turn::First, GROUP));
+            group.extend(next(shared, Turn::Background, GROUP));
+            return Err(error.into());
+        }
+    };
+    group.extend(next(shared, Turn::First, GROUP));
+    for operation in group.iter_mut() {
+        run(&mut transaction, &mut **operation)?;
+    }
+    let begun = Instant::now();
+    for _ in 0..GROUP {
+        let Some(mut operation) = next(shared, Turn::Background, 1).pop() else {
+            break;
+        };
+        let done = run(&mut transaction, &mut *operation);
+        group.push(operation);
+        done?;
+        if begun.elapsed() > BACKGROUND_TIME {
+            break;
         }
     }
     transaction.commit()?;
     Ok(())
+}
+
+fn run(transaction: &mut Transaction<'_>, operation: &mut dyn Operation) -> Result<()> {
+    let savepoint = transaction.savepoint()?;
+    if operation.run(&savepoint) {
+        savepoint.commit()?;
+    }
+    Ok(())
+}
+
+/// Takes operations whose turn it is.
+fn next(shared: &Shared, turn: Turn, most: usize) -> Vec<Box<dyn Operation>> {
+    let mut queues = shared.queues();
+    let queue = match turn {
+        Turn::First => &mut queues.first,
+        Turn::Background => &mut queues.background,
+    };
+    let count = queue.len().min(most);
+    queue.drain(..count).collect()
 }

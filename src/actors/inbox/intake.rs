@@ -1,0 +1,225 @@
+//! Taking in what ElevenLabs delivers: an authentic body becomes an event of
+//! the inbox, a recording in the archive, or a dead letter. Nothing is lost.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::Inbox;
+use crate::compute::Compute;
+use crate::domain::call_event::{self, Call, CallEvent, EventError, EventKey};
+use crate::domain::envelope::Envelope;
+use crate::metric_definitions::Metrics;
+use crate::store::{Accepted, Archive, AudioSpool, NewEvent, Result};
+
+/// Audio is written to disk in portions of this size, in bytes.
+const AUDIO_PORTION: usize = 256 * 1024;
+
+/// What taking in works with.
+pub(in crate::actors) struct Intake {
+    pub archive: Archive,
+    /// Where large bodies are read.
+    pub reading: Compute,
+    pub metrics: Arc<Metrics>,
+    /// Whether there is a model to make greetings.
+    pub greetings: bool,
+}
+
+/// An authentic body.
+pub struct Delivery {
+    /// The JSON without its audio.
+    pub envelope: Envelope,
+    /// The audio.
+    pub recording: Recording,
+    /// When it arrived.
+    pub received_at: Timestamp,
+}
+
+/// What became of a delivery. All of these are durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Receipt {
+    /// It is an event, taken now or before.
+    Event(EventKey),
+    /// It is nothing that we know; it is kept as a dead letter.
+    Unknown,
+}
+
+/// The audio of a body that is being received, still in base64: all but its
+/// last portion is on disk.
+pub struct Recording {
+    archive: Archive,
+    spool: Option<AudioSpool>,
+    pending: Vec<u8>,
+}
+
+impl Recording {
+    fn new(archive: Archive) -> Self {
+        Self {
+            archive,
+            spool: None,
+            pending: Vec::new(),
+        }
+    }
+
+    /// Appends a piece. [`Self::flush`] has to be called now and then.
+    pub fn push(&mut self, piece: &[u8]) {
+        self.pending.extend_from_slice(piece);
+    }
+
+    /// Writes to disk what has come together, if it is enough to be worth it.
+    ///
+    /// # Errors
+    /// If the disk refuses it.
+    pub async fn flush(&mut self) -> Result<()> {
+        if self.pending.len() >= AUDIO_PORTION {
+            self.write().await?;
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self) -> Result<()> {
+        let spool = match self.spool.take() {
+            Some(spool) => spool,
+            None => self.archive.spool().await?,
+        };
+        self.spool = Some(spool.append(std::mem::take(&mut self.pending)).await?);
+        Ok(())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.spool.is_none() && self.pending.is_empty()
+    }
+
+    /// Decodes the audio into the archive.
+    async fn store(mut self, key: &EventKey) -> Result<()> {
+        self.write().await?;
+        let spool = match self.spool {
+            Some(spool) => spool,
+            None => self.archive.spool().await?,
+        };
+        self.archive.store_audio(key, spool).await
+    }
+
+    async fn into_bytes(self) -> Result<Vec<u8>> {
+        let mut bytes = match self.spool {
+            Some(spool) => spool.read_back().await?,
+            None => Vec::new(),
+        };
+        bytes.extend_from_slice(&self.pending);
+        Ok(bytes)
+    }
+}
+
+impl Inbox {
+    /// A place for the audio of a body that is being received.
+    #[must_use]
+    pub fn recording(&self) -> Recording {
+        Recording::new(self.intake.archive.clone())
+    }
+
+    /// Takes an authentic body. When this returns, what is in it is durable.
+    ///
+    /// # Errors
+    /// If it cannot be stored now; the sender has to send it again.
+    pub async fn take(&self, delivery: Delivery) -> Result<Receipt> {
+        let Delivery {
+            envelope,
+            recording,
+            received_at,
+        } = delivery;
+        let envelope = Arc::new(envelope);
+        let event = self.read(&envelope, received_at).await;
+        let envelope = Arc::unwrap_or_clone(envelope);
+        let event = match event {
+            // Nothing to put in place of a recording that may be there already.
+            Ok(CallEvent::Audio(_)) if recording.is_empty() => Err(EventError::NoAudio),
+            other => other,
+        };
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                let body = envelope.with_audio(&recording.into_bytes().await?);
+                self.keep_unknown(body, &error, received_at).await?;
+                return Ok(Receipt::Unknown);
+            }
+        };
+        let key = event.key().clone();
+        let outcome = match event {
+            // Written under its name, a recording sent again replaces itself.
+            CallEvent::Audio(_) => {
+                recording.store(&key).await?;
+                "archived"
+            }
+            CallEvent::Transcription(_) | CallEvent::InitiationFailure(_) => {
+                let body = envelope.with_audio(&recording.into_bytes().await?);
+                self.accept(event, body, received_at).await?
+            }
+        };
+        let metrics = &self.intake.metrics;
+        metrics.last_post_call.set(received_at.as_second() as f64);
+        tracing::info!(
+            conversation = %key.conversation_id,
+            "post-call webhook: {} {outcome}",
+            key.kind.as_str()
+        );
+        Ok(Receipt::Event(key))
+    }
+
+    /// Large bodies are read off the runtime.
+    async fn read(
+        &self,
+        envelope: &Arc<Envelope>,
+        now: Timestamp,
+    ) -> std::result::Result<CallEvent, EventError> {
+        if envelope.bytes.len() <= call_event::LARGE_BODY {
+            return call_event::parse(&envelope.bytes, now);
+        }
+        let envelope = Arc::clone(envelope);
+        let read = move || call_event::parse(&envelope.bytes, now);
+        let read = self.intake.reading.run(read).await;
+        read.unwrap_or(Err(EventError::Unreadable))
+    }
+
+    async fn accept(
+        &self,
+        event: CallEvent,
+        payload: Vec<u8>,
+        received_at: Timestamp,
+    ) -> Result<&'static str> {
+        let key = event.key().clone();
+        let call = match event {
+            CallEvent::Transcription(call) => Some(Arc::new(call)),
+            CallEvent::Audio(_) | CallEvent::InitiationFailure(_) => None,
+        };
+        let (call_ref, bytes) = (call.as_deref(), payload.len());
+        let accepted = self.ledger.accept(NewEvent {
+            caller: call_ref.and_then(|call| call.caller.clone()),
+            started_at: call_ref.map_or(received_at, |call| call.started_at),
+            greeting_wanted: self.intake.greetings && call_ref.is_some_and(Call::caller_spoke),
+            key,
+            received_at,
+            payload,
+        });
+        let Accepted::New(id) = accepted.await? else {
+            return Ok("received again; nothing changed");
+        };
+        if let Some(call) = call.filter(|call| call.caller.is_some()) {
+            self.calls.keep(id, call, bytes);
+        }
+        self.news();
+        Ok("received")
+    }
+
+    async fn keep_unknown(&self, body: Vec<u8>, error: &EventError, now: Timestamp) -> Result<()> {
+        let reason = match error {
+            // Its text quotes nothing of the body, but the position is enough.
+            EventError::NotJson(_) => "the body is not JSON".to_owned(),
+            other => other.to_string(),
+        };
+        tracing::warn!(
+            reason,
+            "post-call webhook: an authentic body is no known event; it is kept as a dead letter"
+        );
+        self.ledger.keep_unknown(body, &reason, now).await
+    }
+}

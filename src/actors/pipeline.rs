@@ -1,0 +1,399 @@
+//! The way of an ended call, from top to bottom:
+//!
+//! > read → learn → settle → prompt → greeting → store greeting → settle
+//!
+//! Each event that the inbox hands out is a task that runs [`Pipeline::run`]
+//! and holds the event's [`Lease`]. What it changes of a caller goes through
+//! that caller's session, one change at a time. Wherever it breaks off, the
+//! ledger says what is done and what is not, and all of it can be repeated.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use jiff::Timestamp;
+use tracing::Instrument;
+
+use super::agent_cache::AgentCache;
+use super::backoff::Backoff;
+use super::inbox::{Lease, ParsedCalls};
+use super::openai::{GreetingFailure, OpenAiClient};
+use super::router::{SessionError, Sessions};
+use crate::compute::Compute;
+use crate::domain::agent_profile::AgentProfile;
+use crate::domain::call_event::{self, Call, CallEvent};
+use crate::domain::caller_id::CallerId;
+use crate::domain::ids::AgentId;
+use crate::domain::learning::Learning;
+use crate::domain::name;
+use crate::domain::profile::UniversalProfile;
+use crate::domain::prompt::GreetingPrompt;
+use crate::domain::tiers::NewGreeting;
+use crate::metric_definitions::{CallOutcome, Metrics};
+use crate::store::{InboxEvent, Ledger, RetryCause, Settled, Settlement, Stage, StoreError};
+use crate::telemetry::CallerIdFormat;
+
+/// Before an event is tried again.
+const RETRY: Backoff = Backoff {
+    base: Duration::from_secs(1),
+    cap: Duration::from_secs(5 * 60),
+};
+/// Before what was done is written down again, when a store did not take it.
+const REWRITE: Backoff = Backoff {
+    base: Duration::from_millis(200),
+    cap: Duration::from_secs(10),
+};
+/// An event whose work failed by a fault of ours so often is given up.
+const MAX_CRASHES: u32 = 8;
+/// Unusable answers are paid for: so many rounds of tries, then it is given up.
+const MAX_UNUSABLE: u32 = 5;
+
+/// What the work on a call needs.
+pub(super) struct Pipeline {
+    pub ledger: Arc<dyn Ledger>,
+    pub sessions: Sessions,
+    pub agents: AgentCache,
+    /// `None` without `OPENAI_API_KEY`.
+    pub openai: Option<OpenAiClient>,
+    /// Calls that were parsed when they were received.
+    pub calls: ParsedCalls,
+    /// For large events.
+    pub reading: Compute,
+    /// How long a greeting is tried for.
+    pub greeting_retry: Duration,
+    pub metrics: Arc<Metrics>,
+    pub caller_ids: CallerIdFormat,
+}
+
+/// Why a stage did not end as it should.
+enum Failure {
+    /// It is tried again, at the earliest after `at_least`.
+    Retry {
+        cause: RetryCause,
+        error: String,
+        at_least: Option<Duration>,
+    },
+    /// It is given up.
+    Dead { error: String },
+}
+
+impl Failure {
+    fn crash(error: &str) -> Self {
+        Self::Retry {
+            cause: RetryCause::Crash,
+            error: error.to_owned(),
+            at_least: None,
+        }
+    }
+
+    fn dead(error: &str) -> Self {
+        Self::Dead {
+            error: error.to_owned(),
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Corrupt(error) => Self::Dead { error },
+            StoreError::Unavailable(error) => Self::Retry {
+                cause: RetryCause::Outage,
+                error,
+                at_least: None,
+            },
+        }
+    }
+}
+
+impl From<SessionError> for Failure {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Store(error) => error.into(),
+            SessionError::Failed => Self::crash("the session failed before it was done"),
+            SessionError::Unavailable => Self::Retry {
+                cause: RetryCause::Outage,
+                error: error.to_string(),
+                at_least: None,
+            },
+        }
+    }
+}
+
+impl Pipeline {
+    /// Works on an event until it is done, or cannot go on now.
+    pub async fn run(&self, mut lease: Lease) {
+        let event = lease.event();
+        let shown = event.caller.as_ref().map(|c| self.caller_ids.show(c));
+        let span = tracing::info_span!(
+            "post-call",
+            stage = event.stage.as_str(),
+            conversation = %event.key.conversation_id,
+            agent = event.key.agent_id.as_ref().map(tracing::field::display),
+            caller = shown.as_ref().map(tracing::field::display),
+        );
+        async {
+            let work = AssertUnwindSafe(self.work(&mut lease)).catch_unwind();
+            let ended = work.await.unwrap_or_else(|_| {
+                tracing::error!("The work on a post-call event panicked");
+                Err(Failure::crash("the work on it panicked"))
+            });
+            if let Err(failure) = ended {
+                let how = self.judge(lease.event(), failure);
+                self.settle(&lease, how).await;
+            }
+        }
+        .instrument(span)
+        .await;
+    }
+
+    async fn work(&self, lease: &mut Lease) -> Result<(), Failure> {
+        let event = lease.event().clone();
+        let (Some(caller), Some(agent)) = (&event.caller, &event.key.agent_id) else {
+            return Err(Failure::dead("the event names no caller and agent"));
+        };
+        let call = self.read(&event).await?;
+
+        if event.stage == Stage::Learn {
+            self.learn(&event, &call).await?;
+            let settled = self.settle(lease, Settlement::Learned).await;
+            // Without a place in its lane, the greeting is made when there is one.
+            if settled.next != Some(Stage::Greet) || !lease.enter(Stage::Greet) {
+                return Ok(());
+            }
+        }
+
+        self.greet(lease, caller, agent, &call).await?;
+        self.settle(lease, Settlement::Greeted).await;
+        Ok(())
+    }
+
+    /// The call, as it was parsed at its receipt if that is not long ago.
+    async fn read(&self, event: &InboxEvent) -> Result<Arc<Call>, Failure> {
+        if let Some(call) = self.calls.get(event.id) {
+            return Ok(call);
+        }
+        let Some(payload) = self.ledger.payload(event.id).await? else {
+            return Err(Failure::dead("the body of the event is gone"));
+        };
+        let received_at = event.received_at;
+        let parse = move || call_event::parse(&payload, received_at);
+        match self.off_runtime(event, parse).await? {
+            Ok(CallEvent::Transcription(call)) => {
+                let call = Arc::new(call);
+                self.calls
+                    .keep(event.id, Arc::clone(&call), event.payload_bytes);
+                Ok(call)
+            }
+            _ => Err(Failure::dead("the event can no longer be read as a call")),
+        }
+    }
+
+    async fn learn(&self, event: &InboxEvent, call: &Arc<Call>) -> Result<(), Failure> {
+        let listened = Arc::clone(call);
+        let learning = self
+            .off_runtime(event, move || Learning::from_call(&listened))
+            .await?
+            .ok_or_else(|| Failure::dead("the call has no caller to learn from"))?;
+        let caller = learning.caller.clone();
+        let shown = self.caller_ids.show(&caller);
+        tracing::info!(
+            conversation = %learning.conversation_id,
+            "Processing memories for caller: {shown}, agent: {}",
+            learning.agent,
+        );
+        self.sessions.learn(learning).await?;
+        tracing::info!("Updated universal profile for {shown}");
+        Ok(())
+    }
+
+    async fn greet(
+        &self,
+        lease: &Lease,
+        caller: &CallerId,
+        agent: &AgentId,
+        call: &Call,
+    ) -> Result<(), Failure> {
+        let order = lease.event().order;
+        let view = self.sessions.open(caller, None).await?.view();
+        let is_wanted = view
+            .states
+            .get(agent)
+            .is_some_and(|state| state.lacks_greeting_of(order));
+        let (Some(openai), true) = (&self.openai, is_wanted) else {
+            // A newer call's greeting stands, or its own was stored before a
+            // crash, or there is no model to ask any more.
+            return Ok(());
+        };
+        let shown = self.caller_ids.show(caller);
+        tracing::info!(
+            conversation = %call.key.conversation_id,
+            "Generating next greeting for {shown} with agent {agent}",
+        );
+        let prompt = self.prompt(agent, view.profile.as_ref(), call).await;
+        let greeting = openai
+            .greeting(prompt)
+            .await
+            .map_err(|failure| self.not_made(lease.event(), failure))?;
+        let name = greeting.caller_name.clone();
+        let new = NewGreeting {
+            caller: caller.clone(),
+            agent: agent.clone(),
+            order,
+            name: name.and_then(|name| name::confirmed_by_turns(name, &call.turns)),
+            greeting,
+        };
+        if self.store_greeting(lease, new).await? {
+            tracing::info!("Stored agent-specific state for {shown} with agent {agent}");
+        }
+        Ok(())
+    }
+
+    /// An agent that ElevenLabs does not tell us about is still worth a greeting.
+    async fn prompt(
+        &self,
+        agent: &AgentId,
+        profile: Option<&UniversalProfile>,
+        call: &Call,
+    ) -> GreetingPrompt {
+        let known = self.agents.profile(agent).await;
+        let unknown = AgentProfile::default();
+        GreetingPrompt::new(
+            agent,
+            known.as_deref().unwrap_or(&unknown),
+            profile,
+            call.started_at,
+            &call.turns,
+        )
+    }
+
+    /// Keeps at it while the store is away: the greeting is paid for, and
+    /// would be bought again. False if a newer one was there.
+    async fn store_greeting(&self, lease: &Lease, new: NewGreeting) -> Result<bool, Failure> {
+        let (mut failures, mut crashes) = (0, 0);
+        loop {
+            match self.sessions.store_greeting(new.clone()).await {
+                Ok(greeted) => return Ok(greeted.is_some_and(|greeted| greeted.stored)),
+                Err(error @ SessionError::Store(StoreError::Corrupt(_))) => {
+                    return Err(error.into());
+                }
+                Err(SessionError::Failed) if crashes + 1 >= MAX_CRASHES => {
+                    return Err(SessionError::Failed.into());
+                }
+                Err(error) => {
+                    crashes += u32::from(matches!(error, SessionError::Failed));
+                    tracing::error!(%error, "A greeting cannot be stored; it is tried again");
+                }
+            }
+            failures += 1;
+            lease.beat();
+            tokio::time::sleep(REWRITE.delay(failures, rand::random())).await;
+        }
+    }
+
+    /// What a greeting that was not made means for its event.
+    fn not_made(&self, event: &InboxEvent, failure: GreetingFailure) -> Failure {
+        let (cause, error, at_least) = match failure {
+            GreetingFailure::Unavailable { error, retry_after } => {
+                (RetryCause::Outage, error, retry_after)
+            }
+            GreetingFailure::Unusable { error } => (RetryCause::Unusable, error, None),
+        };
+        let hopeless = cause == RetryCause::Unusable && event.unusable + 1 >= MAX_UNUSABLE;
+        let age = Duration::try_from(Timestamp::now().duration_since(event.received_at));
+        if hopeless || age.is_ok_and(|age| age > self.greeting_retry) {
+            tracing::error!(
+                conversation = %event.key.conversation_id,
+                "The greeting is given up: OpenAI error: {error}"
+            );
+            return Failure::Dead { error };
+        }
+        Failure::Retry {
+            cause,
+            error,
+            at_least,
+        }
+    }
+
+    /// Large calls are worked on where they hold up no ring.
+    async fn off_runtime<T: Send + 'static>(
+        &self,
+        event: &InboxEvent,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        if event.payload_bytes <= call_event::LARGE_BODY {
+            return Ok(work());
+        }
+        let done = self.reading.run(work).await;
+        done.map_err(|_| Failure::crash("reading the event panicked"))
+    }
+
+    fn judge(&self, event: &InboxEvent, failure: Failure) -> Settlement {
+        let (cause, error, at_least) = match failure {
+            Failure::Dead { error } => return Settlement::Dead { error },
+            Failure::Retry {
+                cause,
+                error,
+                at_least,
+            } => (cause, error, at_least),
+        };
+        let conversation = &event.key.conversation_id;
+        if cause == RetryCause::Crash && event.crashes + 1 >= MAX_CRASHES {
+            tracing::error!(%conversation, error, "A post-call event is given up: the work on it failed again and again");
+            return Settlement::Dead { error };
+        }
+        tracing::warn!(%conversation, error, "A post-call event is tried again later");
+        let pause = RETRY.delay(event.attempts + 1, rand::random());
+        // A server may ask for anything; nobody waits longer than the cap.
+        let asked = at_least.unwrap_or_default().min(RETRY.cap);
+        Settlement::Retry {
+            run_at: Timestamp::now() + pause.max(asked),
+            error,
+            cause,
+        }
+    }
+
+    /// Writes down how a stage ended. What was done is not done again because
+    /// the ledger cannot be written: it is tried until it can.
+    async fn settle(&self, lease: &Lease, how: Settlement) -> Settled {
+        let event = lease.event();
+        let mut failures = 0;
+        let settled = loop {
+            match self.ledger.settle(event.id, event.stage, how.clone()).await {
+                Ok(settled) => break settled,
+                Err(error) => {
+                    tracing::error!(%error, event = %event.id, "The inbox cannot be written; it is tried again");
+                }
+            }
+            failures += 1;
+            lease.beat();
+            tokio::time::sleep(REWRITE.delay(failures, rand::random())).await;
+        };
+        if settled.next.is_none() {
+            self.calls.forget(event.id);
+        }
+        self.count(event, &how, &settled);
+        settled
+    }
+
+    fn count(&self, event: &InboxEvent, how: &Settlement, settled: &Settled) {
+        let outcome = match how {
+            Settlement::Retry { .. } => None,
+            Settlement::Dead { .. } => Some(CallOutcome::DeadLetter),
+            Settlement::Greeted => Some(CallOutcome::Greeted),
+            Settlement::Learned if settled.next == Some(Stage::Greet) => None,
+            Settlement::Learned => Some(CallOutcome::Learned),
+        };
+        let record = |outcome: CallOutcome, received_at: Timestamp| {
+            let age = Timestamp::now().duration_since(received_at).as_secs_f64();
+            self.metrics.post_call.get(outcome).record(age.max(0.0));
+        };
+        if let Some(outcome) = outcome {
+            record(outcome, event.received_at);
+        }
+        for received_at in &settled.superseded {
+            record(CallOutcome::Superseded, *received_at);
+        }
+    }
+}

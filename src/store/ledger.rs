@@ -1,0 +1,274 @@
+//! What the ledger keeps: the durable inbox, dead letters, agent profiles.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::Result;
+use crate::domain::agent_profile::AgentProfile;
+use crate::domain::call_event::EventKey;
+use crate::domain::caller_id::CallerId;
+use crate::domain::ids::AgentId;
+use crate::domain::profile::CallOrder;
+
+/// Identifies an event in the inbox; grows with arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventId(pub i64);
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What is still to be done with an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Tier 1, Tier 2 counts and memories. In order of arrival within a caller.
+    Learn,
+    /// The next greeting. Only the newest call of a caller and agent.
+    Greet,
+}
+
+impl Stage {
+    /// Every stage, in order.
+    pub const ALL: [Self; 2] = [Self::Learn, Self::Greet];
+
+    /// The name in the database.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Learn => "learn",
+            Self::Greet => "greet",
+        }
+    }
+}
+
+/// An event to be taken into the inbox.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// Type, conversation and agent; type and conversation make it unique.
+    pub key: EventKey,
+    /// Whose call it is; events without a caller are only archived.
+    pub caller: Option<CallerId>,
+    /// When the call started: the order of greetings.
+    pub started_at: Timestamp,
+    /// Whether a greeting is to be made from it.
+    pub greeting_wanted: bool,
+    /// When it was received.
+    pub received_at: Timestamp,
+    /// The body as received.
+    pub payload: Vec<u8>,
+}
+
+/// What became of an event that was offered to the inbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// It is new, and durable now.
+    New(EventId),
+    /// It was taken before; nothing has changed.
+    Duplicate,
+}
+
+/// An event of the inbox whose turn it is.
+#[derive(Debug, Clone)]
+pub struct InboxEvent {
+    /// Its place in the inbox.
+    pub id: EventId,
+    /// What is to be done with it.
+    pub stage: Stage,
+    /// Type, conversation and agent.
+    pub key: EventKey,
+    /// Whose call it is.
+    pub caller: Option<CallerId>,
+    /// The order of the call among its caller's calls.
+    pub order: CallOrder,
+    /// Failed tries in this stage, for whatever cause.
+    pub attempts: u32,
+    /// How often whoever worked on it failed.
+    pub crashes: u32,
+    /// How often the model's answers could not be used.
+    pub unusable: u32,
+    /// When it was received.
+    pub received_at: Timestamp,
+    /// How large its body is, in bytes.
+    pub payload_bytes: usize,
+}
+
+/// An event whose body is to be written to the archive.
+#[derive(Debug, Clone)]
+pub struct Unarchived {
+    /// Its place in the inbox.
+    pub id: EventId,
+    /// Type and conversation: where it is written.
+    pub key: EventKey,
+    /// Whether it is learned from as well.
+    pub has_caller: bool,
+    /// When it was received.
+    pub received_at: Timestamp,
+    /// The body as received.
+    pub payload: Bytes,
+}
+
+/// Events whose turn it is.
+#[derive(Debug, Clone, Default)]
+pub struct Claimed {
+    /// Those that can be worked on.
+    pub events: Vec<InboxEvent>,
+    /// Those that can no longer be read, and why.
+    pub unreadable: Vec<(EventId, String)>,
+}
+
+/// What made an event be tried again. Outages pass and are waited for; the
+/// other causes lie in the event and are counted on their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryCause {
+    /// A store or an upstream could not be had.
+    Outage,
+    /// Whoever worked on it failed or was stopped.
+    Crash,
+    /// The model's answers could not be used.
+    Unusable,
+}
+
+/// How a stage of an event ended.
+#[derive(Debug, Clone)]
+pub enum Settlement {
+    /// Learned; a greeting may be due.
+    Learned,
+    /// The greeting is stored, or none is to be made.
+    Greeted,
+    /// To be tried again at `run_at`.
+    Retry {
+        /// Not before this time.
+        run_at: Timestamp,
+        /// Why it failed, without any of the caller's data.
+        error: String,
+        /// What kind of failure it was.
+        cause: RetryCause,
+    },
+    /// Given up; kept as a dead letter.
+    Dead {
+        /// Why, without any of the caller's data.
+        error: String,
+    },
+}
+
+/// What a settlement led to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// The stage that follows, or `None` if there is none.
+    pub next: Option<Stage>,
+    /// When the events were received whose greetings this one made needless.
+    pub superseded: Vec<Timestamp>,
+}
+
+/// The state of the inbox in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InboxStats {
+    /// Events with something left to do.
+    pub pending: u64,
+    /// When the oldest of them was received.
+    pub oldest: Option<Timestamp>,
+    /// Events given up or never understood.
+    pub dead_letters: u64,
+}
+
+/// A dead letter, without its body.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct DeadLetter {
+    /// Its place in the inbox.
+    pub id: i64,
+    /// The event type, or `unknown`.
+    pub kind: String,
+    /// The conversation, if it names one.
+    pub conversation_id: Option<String>,
+    /// When it was received.
+    pub received_at: Timestamp,
+    /// Failed tries.
+    pub attempts: u32,
+    /// Why it was given up.
+    pub error: String,
+}
+
+/// An agent profile as it was fetched.
+#[derive(Debug, Clone)]
+pub struct StoredAgent {
+    /// The agent.
+    pub agent: AgentId,
+    /// What ElevenLabs said of it.
+    pub profile: AgentProfile,
+    /// When.
+    pub fetched_at: Timestamp,
+}
+
+/// The inbox, dead letters and agent profiles.
+#[async_trait]
+pub trait Ledger: Send + Sync + 'static {
+    /// Takes an event. When this returns [`Accepted::New`], the event survives a power loss.
+    async fn accept(&self, event: NewEvent) -> Result<Accepted>;
+
+    /// Keeps an authentic body that is no event we know. Asked twice with the
+    /// same body, it keeps one.
+    async fn keep_unknown(&self, payload: Vec<u8>, reason: &str, now: Timestamp) -> Result<()>;
+
+    /// Events of `stage` whose time has come, oldest first, at most `limit`,
+    /// without those in `busy`. Of the events of one caller that are to be
+    /// learned, only the oldest.
+    async fn claim(
+        &self,
+        stage: Stage,
+        now: Timestamp,
+        limit: usize,
+        busy: Vec<EventId>,
+    ) -> Result<Claimed>;
+
+    /// The body of an event as it was received. `None` if it is kept no longer.
+    async fn payload(&self, id: EventId) -> Result<Option<Bytes>>;
+
+    /// Ends a stage of an event. Settling an event that is finished already
+    /// changes nothing.
+    async fn settle(&self, id: EventId, stage: Stage, how: Settlement) -> Result<Settled>;
+
+    /// Events whose body is to be archived, oldest first: at most `limit`, and
+    /// no more than `most_bytes` of bodies, but always one.
+    async fn to_archive(
+        &self,
+        now: Timestamp,
+        limit: usize,
+        most_bytes: usize,
+    ) -> Result<Vec<Unarchived>>;
+
+    /// The bodies of these events are in the archive.
+    async fn archived(&self, ids: Vec<EventId>) -> Result<()>;
+
+    /// The bodies of these events are not archived before `at`.
+    async fn archive_later(&self, ids: Vec<EventId>, at: Timestamp) -> Result<()>;
+
+    /// The state of the inbox.
+    async fn stats(&self) -> Result<InboxStats>;
+
+    /// Dead letters, newest first.
+    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>>;
+
+    /// Gives a dead letter another chance. False if there is none with this
+    /// id, or if it is of unknown type.
+    async fn revive(&self, id: EventId, now: Timestamp) -> Result<bool>;
+
+    /// Forgets finished events received before `before`. Their effects stay.
+    async fn prune(&self, before: Timestamp) -> Result<u64>;
+
+    /// Every agent profile kept.
+    async fn agents(&self) -> Result<Vec<StoredAgent>>;
+
+    /// Keeps an agent profile, replacing an earlier one.
+    async fn save_agent(&self, agent: StoredAgent) -> Result<()>;
+
+    /// Forgets an agent profile.
+    async fn forget_agent(&self, agent: &AgentId) -> Result<()>;
+
+    /// Writes something: proves that writing works.
+    async fn check_writable(&self) -> Result<()>;
+}

@@ -1,0 +1,48 @@
+//! What a memory store keeps: both tiers and the memories of callers.
+
+use async_trait::async_trait;
+
+use super::{CallerExport, Result};
+use crate::domain::caller_id::CallerId;
+use crate::domain::learning::Learning;
+use crate::domain::memory::Memory;
+use crate::domain::name::CallerName;
+use crate::domain::tiers::{Greeted, Learned, NewGreeting, Renamed, Tiers};
+
+/// Both tiers and the memories of callers.
+#[async_trait]
+pub trait MemoryStore: Send + Sync + 'static {
+    /// Both tiers of a caller, as they were at one moment. What a ring waits for.
+    async fn tiers(&self, caller: &CallerId) -> Result<Tiers>;
+
+    /// Applies a call, once for each `conversation_id`.
+    async fn learn(&self, learning: &Learning) -> Result<Learned>;
+
+    /// Stores a greeting unless that of a newer call is stored. `None` if the
+    /// caller or the state is not there (never learned).
+    async fn store_greeting(&self, greeting: &NewGreeting) -> Result<Option<Greeted>>;
+
+    /// Replaces a caller's name, and drops what speaks the old one. `None` if
+    /// there is no such caller.
+    async fn rename(&self, caller: &CallerId, name: &CallerName) -> Result<Option<Renamed>>;
+
+    /// A caller's memories in the order in which they were learned, the newest `limit`.
+    async fn memories(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>>;
+
+    /// Every caller with a profile, in order.
+    async fn callers(&self) -> Result<Vec<CallerId>>;
+
+    /// Everything of a caller, to be copied elsewhere. `None` if there is no
+    /// such caller.
+    async fn export(&self, caller: &CallerId) -> Result<Option<CallerExport>>;
+
+    /// Takes everything of a caller from elsewhere. Tiers are replaced,
+    /// memories that are there already stay; asked twice, nothing changes.
+    async fn import(&self, export: &CallerExport) -> Result<()>;
+
+    /// Proves, as far as that does no harm, that writing works.
+    async fn check_writable(&self) -> Result<()>;
+
+    /// What it is, for logs and checks.
+    async fn describe(&self) -> String;
+}

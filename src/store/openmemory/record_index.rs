@@ -1,0 +1,50 @@
+//! Where the records of a caller are in an OpenMemory of the second generation.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::store::Result;
+
+/// What a [`RecordIndex`] keeps of a record.
+#[derive(Debug, Clone)]
+pub struct IndexedRecord {
+    /// The key it is found under.
+    pub key: String,
+    /// Whose it is.
+    pub caller: String,
+    /// Its id in the store.
+    pub id: String,
+    /// When it was stored, in milliseconds since 1970.
+    pub created_at: i64,
+    /// How the store classifies it.
+    pub sector: String,
+    /// Its metadata as JSON, if they never change.
+    pub metadata: Option<String>,
+}
+
+/// Where the records of a caller are in a store that cannot be asked for them:
+/// OpenMemory's second generation. A cache, which can be rebuilt.
+#[async_trait]
+pub trait RecordIndex: Send + Sync + 'static {
+    /// The records under a key, newest first, at most `limit`.
+    async fn records(&self, key: &str, limit: usize) -> Result<Vec<IndexedRecord>>;
+
+    /// Notes records; returns how many were new.
+    async fn insert(&self, records: Vec<IndexedRecord>) -> Result<usize>;
+
+    /// Whether everything in the store was indexed once.
+    async fn is_complete(&self) -> Result<bool>;
+
+    /// Everything in the store is indexed now.
+    async fn set_complete(&self) -> Result<()>;
+
+    /// Records of this caller may be stored from now on without being
+    /// indexed. Noted already, the earlier time stands.
+    async fn note_uncertain(&self, caller: &str, now: Timestamp) -> Result<()>;
+
+    /// Since when that may be, if it may.
+    async fn uncertain_since(&self, caller: &str) -> Result<Option<Timestamp>>;
+
+    /// Everything of this caller is indexed.
+    async fn forget_uncertain(&self, caller: &str) -> Result<()>;
+}

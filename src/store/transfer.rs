@@ -1,0 +1,62 @@
+//! Everything of one caller, on the way from one store to another.
+
+use rustc_hash::FxHashSet;
+use sha2::{Digest, Sha256};
+
+use crate::domain::ids::{AgentId, ConversationId};
+use crate::domain::memory::Memory;
+use crate::domain::profile::{ConversationState, UniversalProfile};
+
+/// Everything of one caller.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CallerExport {
+    /// Tier 1.
+    pub profile: UniversalProfile,
+    /// Tier 2, in the order of the agents.
+    pub states: Vec<(AgentId, ConversationState)>,
+    /// Memories, in the order in which they were learned.
+    pub memories: Vec<Memory>,
+    /// Marks of the calls learned (see [`call_mark`]), so that a redelivered
+    /// call does not count again elsewhere.
+    pub learned: Vec<String>,
+}
+
+impl CallerExport {
+    /// Without the memories that `other` does not have. A target may hold more:
+    /// what the legacy system left, or calls of its own.
+    pub fn keep_memories_of(&mut self, other: &Self) {
+        let wanted: FxHashSet<(&ConversationId, u32)> = other
+            .memories
+            .iter()
+            .map(|m| (&m.conversation_id, m.ordinal))
+            .collect();
+        self.memories
+            .retain(|m| wanted.contains(&(&m.conversation_id, m.ordinal)));
+    }
+
+    /// A checksum over all that counts: not the sector, which a store may
+    /// choose itself, nor the marks, of which a store may keep the newest only.
+    #[must_use]
+    pub fn checksum(&self) -> String {
+        let mut copy = self.clone();
+        copy.learned.clear();
+        copy.states.sort_by(|(a, _), (b, _)| a.cmp(b));
+        copy.memories
+            .sort_by(|a, b| (&a.conversation_id, a.ordinal).cmp(&(&b.conversation_id, b.ordinal)));
+        for memory in &mut copy.memories {
+            memory.sector = memory.kind.sector();
+        }
+        let mut hash = Sha256::new();
+        // The debug form names every field; caller ids in it are masked, so
+        // the caller is added.
+        hash.update(copy.profile.phone_number.as_str());
+        hash.update(format!("{copy:?}"));
+        hex::encode(hash.finalize())
+    }
+}
+
+/// A short stand-in for a conversation id.
+#[must_use]
+pub fn call_mark(conversation: &ConversationId) -> String {
+    hex::encode(&Sha256::digest(conversation.as_str())[..8])
+}
