@@ -105,7 +105,9 @@ pub fn routes(state: PublicState) -> BoxedFilter<(impl Reply,)> {
             let started = Instant::now();
             let result = client_data::answer(&shared, key.as_deref(), body, started).await;
             respond(&shared, Endpoint::ClientData, result)
-        });
+        })
+        // On its own, so that a ring does not move the other routes' state about.
+        .boxed();
     let search_data = path!("webhook" / "search-data")
         .and(warp::post())
         .and(shared.clone())
@@ -115,7 +117,8 @@ pub fn routes(state: PublicState) -> BoxedFilter<(impl Reply,)> {
             let started = Instant::now();
             let result = search_data::answer(&shared, key.as_deref(), body, started).await;
             respond(&shared, Endpoint::SearchData, result)
-        });
+        })
+        .boxed();
     let post_call = path!("webhook" / "post-call")
         .and(warp::post())
         .and(shared)
@@ -126,7 +129,8 @@ pub fn routes(state: PublicState) -> BoxedFilter<(impl Reply,)> {
                 let result = post_call::receive(&shared, signature.as_deref(), body).await;
                 respond(&shared, Endpoint::PostCall, result)
             },
-        );
+        )
+        .boxed();
     let health = path!("health").and(warp::get()).map(|| {
         error::json(&json!({
             "status": "healthy",

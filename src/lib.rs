@@ -11,6 +11,7 @@
 //! - [`compute`]: threads for what keeps a processor busy.
 //! - [`store`]: what is kept, as two traits and their backends.
 //! - [`clients`]: other people's HTTP APIs.
+//! - `log_events`: the log lines that people search for.
 //! - [`domain`]: the rules, without I/O. Everything points here; it points nowhere.
 //!
 //! `ARCHITECTURE.md` tells why.
@@ -23,6 +24,7 @@ pub mod compute;
 pub mod config;
 pub mod domain;
 pub mod http;
+mod log_events;
 pub mod metric_definitions;
 pub mod store;
 pub mod telemetry;

@@ -1,6 +1,7 @@
 //! Logs: where they go, and how callers appear in them.
 
 use std::fmt;
+use std::io::BufWriter;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -84,7 +85,8 @@ fn keyed_hash(key: &[u8], data: &[u8]) -> [u8; 32] {
 pub fn init(format: LogFormat, filter: Option<&str>) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(64 * 1024)
-        .finish(std::io::stdout());
+        // Lines that come together are written together.
+        .finish(BufWriter::with_capacity(64 * 1024, std::io::stdout()));
     let wanted = filter.unwrap_or("info");
     // The actor runtime opens a span for each actor; of no use in our logs.
     let quiet = if wanted.contains("ractor") {

@@ -20,6 +20,7 @@ use super::worker::Worker;
 use crate::clients::{ElevenLabs, ElevenLabsError};
 use crate::domain::agent_profile::AgentProfile;
 use crate::domain::ids::AgentId;
+use crate::log_events;
 use crate::metric_definitions::{CacheResult, Metrics};
 use crate::store::{Ledger, StoredAgent};
 
@@ -62,6 +63,8 @@ pub struct AgentCache {
     table: Arc<Table>,
     metrics: Arc<Metrics>,
     ttl: SignedDuration,
+    /// `None` without `ELEVENLABS_API_KEY`: then nothing is ever fetched.
+    client: Option<Arc<ElevenLabs>>,
 }
 
 pub(super) enum Message {
@@ -85,6 +88,7 @@ impl AgentCache {
     pub(super) async fn load(
         ledger: &dyn Ledger,
         ttl: Duration,
+        client: Option<ElevenLabs>,
         metrics: Arc<Metrics>,
     ) -> crate::store::Result<Self> {
         let mut table = FxHashMap::default();
@@ -108,6 +112,7 @@ impl AgentCache {
             table: Arc::new(RwLock::new(table)),
             metrics,
             ttl: SignedDuration::try_from(ttl).unwrap_or(SignedDuration::MAX),
+            client: client.map(Arc::new),
         })
     }
 
@@ -141,16 +146,19 @@ impl AgentCache {
     pub fn peek(&self, agent: &AgentId) -> Option<Arc<AgentProfile>> {
         let (result, profile) = self.look_up(agent);
         match result {
-            CacheResult::Hit => tracing::debug!("Cache hit for agent {agent}"),
-            CacheResult::Negative => {}
-            CacheResult::Miss | CacheResult::Stale => {
-                self.slot.send(Message::Fetch {
-                    agent: agent.clone(),
-                    reply: None,
-                });
-            }
+            CacheResult::Hit | CacheResult::Negative => {}
+            CacheResult::Miss | CacheResult::Stale => self.fetch(agent, None),
         }
         profile
+    }
+
+    fn fetch(&self, agent: &AgentId, reply: Option<oneshot::Sender<()>>) {
+        if self.client.is_some() {
+            self.slot.send(Message::Fetch {
+                agent: agent.clone(),
+                reply,
+            });
+        }
     }
 
     /// The profile, fetched if it is missing. `None` if there is none to be had.
@@ -158,24 +166,18 @@ impl AgentCache {
         let (result, profile) = self.look_up(agent);
         match result {
             CacheResult::Hit => {
-                tracing::info!("Cache hit for agent {agent}");
+                log_events::agent_cache_hit(agent);
                 return profile;
             }
             CacheResult::Negative => return None,
             CacheResult::Stale => {
-                self.slot.send(Message::Fetch {
-                    agent: agent.clone(),
-                    reply: None,
-                });
+                self.fetch(agent, None);
                 return profile;
             }
             CacheResult::Miss => {}
         }
         let (reply, fetched) = oneshot::channel();
-        self.slot.send(Message::Fetch {
-            agent: agent.clone(),
-            reply: Some(reply),
-        });
+        self.fetch(agent, Some(reply));
         // Whatever came of it is in the table.
         let _ = timeout(WAIT, fetched).await;
         match self
@@ -209,8 +211,6 @@ impl AgentCache {
 #[derive(Clone)]
 pub(super) struct Setup {
     pub cache: AgentCache,
-    /// `None` without `ELEVENLABS_API_KEY`: then nothing is ever fetched.
-    pub client: Option<Arc<ElevenLabs>>,
     pub ledger: Arc<dyn Ledger>,
 }
 
@@ -256,7 +256,7 @@ impl AgentCacheActor {
         agent: AgentId,
         reply: Option<oneshot::Sender<()>>,
     ) {
-        let Some(client) = &self.setup.client else {
+        let Some(client) = &self.setup.cache.client else {
             return;
         };
         if let Some(waiting) = self.waiting.get_mut(&agent) {
@@ -270,7 +270,7 @@ impl AgentCacheActor {
         if paused || self.waiting.len() >= MAX_AGENTS {
             return;
         }
-        tracing::info!("Fetching agent profile {agent}");
+        log_events::fetching_agent(&agent);
         self.waiting
             .insert(agent.clone(), reply.into_iter().collect());
         let (client, permits, myself) = (
@@ -305,7 +305,7 @@ impl AgentCacheActor {
                 );
             }
             Err(ElevenLabsError::NotFound) => {
-                tracing::warn!("Agent not found: {agent}");
+                log_events::agent_not_found(agent);
                 self.failing.remove(agent);
                 self.remember(
                     agent,

@@ -30,6 +30,7 @@ use crate::domain::name;
 use crate::domain::profile::UniversalProfile;
 use crate::domain::prompt::GreetingPrompt;
 use crate::domain::tiers::NewGreeting;
+use crate::log_events;
 use crate::metric_definitions::{CallOutcome, Metrics};
 use crate::store::{InboxEvent, Ledger, RetryCause, Settled, Settlement, Stage, StoreError};
 use crate::telemetry::CallerIdFormat;
@@ -198,13 +199,9 @@ impl Pipeline {
             .ok_or_else(|| Failure::dead("the call has no caller to learn from"))?;
         let caller = learning.caller.clone();
         let shown = self.caller_ids.show(&caller);
-        tracing::info!(
-            conversation = %learning.conversation_id,
-            "Processing memories for caller: {shown}, agent: {}",
-            learning.agent,
-        );
+        log_events::processing_memories(&shown, &learning.agent);
         self.sessions.learn(learning).await?;
-        tracing::info!("Updated universal profile for {shown}");
+        log_events::profile_updated(&shown);
         Ok(())
     }
 
@@ -227,10 +224,7 @@ impl Pipeline {
             return Ok(());
         };
         let shown = self.caller_ids.show(caller);
-        tracing::info!(
-            conversation = %call.key.conversation_id,
-            "Generating next greeting for {shown} with agent {agent}",
-        );
+        log_events::generating_greeting(&shown, agent);
         let prompt = self.prompt(agent, view.profile.as_ref(), call).await;
         let greeting = openai
             .greeting(prompt)
@@ -245,7 +239,7 @@ impl Pipeline {
             greeting,
         };
         if self.store_greeting(lease, new).await? {
-            tracing::info!("Stored agent-specific state for {shown} with agent {agent}");
+            log_events::greeting_stored(&shown, agent);
         }
         Ok(())
     }

@@ -101,7 +101,13 @@ impl ActorSystem {
             metrics,
             ..
         } = options;
-        let agents = AgentCache::load(&*ledger, options.agent_ttl, Arc::clone(&metrics)).await?;
+        let agents = AgentCache::load(
+            &*ledger,
+            options.agent_ttl,
+            options.elevenlabs,
+            Arc::clone(&metrics),
+        )
+        .await?;
         let dependencies = Arc::new(Dependencies {
             store: Arc::clone(&store),
             // Somebody on the line waits for a search.
@@ -145,7 +151,6 @@ impl ActorSystem {
                 agents.slot().clone(),
                 agent_cache::Setup {
                     cache: agents.clone(),
-                    client: options.elevenlabs.map(Arc::new),
                     ledger: Arc::clone(&ledger),
                 },
             )),

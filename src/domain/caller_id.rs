@@ -57,7 +57,8 @@ impl CallerId {
         if text.contains('@') || has_scheme(text, "sip:") || has_scheme(text, "sips:") {
             return parse_sip(text);
         }
-        if is_withheld_word(text) {
+        let is_plain_number = text.starts_with(|c: char| c == '+' || c.is_ascii_digit());
+        if !is_plain_number && is_withheld_word(text) {
             return Err(CallerIdError::Withheld);
         }
         if let Some(number) = strip_scheme(text, "whatsapp:") {
@@ -118,41 +119,45 @@ fn strip_scheme<'a>(text: &'a str, scheme: &str) -> Option<&'a str> {
         .then(|| &text[scheme.len()..])
 }
 
+/// Whether the letters and digits of `text` are one of the words, or none.
 fn is_withheld_word(text: &str) -> bool {
-    let letters: String = text
-        .chars()
-        .filter(|c| c.is_alphanumeric())
-        .flat_map(char::to_lowercase)
-        .collect();
-    letters.is_empty()
+    let letters = || {
+        text.chars()
+            .filter(|c| c.is_alphanumeric())
+            .flat_map(char::to_lowercase)
+    };
+    letters().next().is_none()
         || WITHHELD
             .iter()
-            .any(|(word, keypad)| letters == *word || letters == *keypad)
+            .any(|(word, keypad)| letters().eq(word.chars()) || letters().eq(keypad.chars()))
 }
 
 /// E.164 allows 15 digits at most; below seven are short codes and extensions,
 /// which many people share.
 fn parse_number(text: &str) -> Result<CallerId, CallerIdError> {
-    let (plus, rest) = match text.trim().strip_prefix('+') {
+    let text = text.trim();
+    let (plus, rest) = match text.strip_prefix('+') {
         Some(rest) => ("+", rest),
-        None => ("", text.trim()),
+        None => ("", text),
     };
-    let mut digits = String::with_capacity(16);
+    let mut number = String::with_capacity(16);
+    number.push_str(plus);
     for c in rest.chars() {
         match c {
-            '0'..='9' => digits.push(c),
+            '0'..='9' => number.push(c),
             ' ' | '-' | '.' | '(' | ')' | '/' | '\u{a0}' | '\u{2010}' | '\u{2011}' => {}
             _ => return Err(CallerIdError::Malformed),
         }
     }
+    let digits = &number[plus.len()..];
     let leading_zero = !plus.is_empty() && digits.starts_with('0');
     if !(7..=15).contains(&digits.len()) || leading_zero {
         return Err(CallerIdError::Malformed);
     }
-    if is_withheld_word(&digits) {
+    if WITHHELD.iter().any(|(_, keypad)| digits == *keypad) {
         return Err(CallerIdError::Withheld);
     }
-    Ok(CallerId(format!("{plus}{digits}").into()))
+    Ok(CallerId(number.into()))
 }
 
 /// `"Name" <sip:user@host;param>` becomes `sip:user@host`. The user part is

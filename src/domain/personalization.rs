@@ -4,36 +4,50 @@
 //! missing, and when a `first_message` override comes for an agent that
 //! forbids it. Both are avoided here, wherever the agent's profile is known.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::agent_profile::AgentProfile;
 use super::profile::{ConversationState, UniversalProfile};
 
-/// The body of the answer to `POST /webhook/client-data`.
+/// The body of the answer to `POST /webhook/client-data`. It borrows what is
+/// known: a ring has no time for copies.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Personalization {
+pub struct Personalization<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     /// Values for the agent's dynamic variables.
-    pub dynamic_variables: Map<String, Value>,
+    pub dynamic_variables: BTreeMap<&'a str, Variable<'a>>,
     /// Present if the agent is to open with a greeting of our own.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub conversation_config_override: Option<ConfigOverride>,
+    pub conversation_config_override: Option<ConfigOverride<'a>>,
+}
+
+/// The value of a dynamic variable.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Variable<'a> {
+    /// What we know.
+    Known(Cow<'a, str>),
+    /// The agent's own placeholder for what we don't.
+    Placeholder(&'a Value),
 }
 
 /// `conversation_config_override`
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ConfigOverride {
+pub struct ConfigOverride<'a> {
     /// The agent's part of it.
-    pub agent: AgentOverride,
+    pub agent: AgentOverride<'a>,
 }
 
 /// `conversation_config_override.agent`
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct AgentOverride {
+pub struct AgentOverride<'a> {
     /// What the agent says first.
-    pub first_message: String,
+    pub first_message: Cow<'a, str>,
 }
 
 /// Which of the guide's cases a ring is.
@@ -49,28 +63,28 @@ pub enum Recognition {
 
 /// Answers a ring from what is known.
 #[must_use]
-pub fn personalize(
-    profile: Option<&UniversalProfile>,
-    state: Option<&ConversationState>,
-    agent: Option<&AgentProfile>,
-) -> (Recognition, Personalization) {
+pub fn personalize<'a>(
+    profile: Option<&'a UniversalProfile>,
+    state: Option<&'a ConversationState>,
+    agent: Option<&'a AgentProfile>,
+) -> (Recognition, Personalization<'a>) {
     let mut variables = Variables::declared_by(agent);
-    variables.set("user_name", name_of(profile));
+    variables.set("user_name", name_of(profile).map(Cow::Borrowed));
     let mut greeting = None;
     if let Some(state) = state {
+        let summary = state.conversation_summary.as_deref();
+        variables.set("last_call_summary", summary.map(Cow::Borrowed));
+        let sentiment = state.sentiment.map(|s| s.as_str());
+        variables.set("user_sentiment", sentiment.map(Cow::Borrowed));
         let topics = (!state.key_topics.is_empty()).then(|| state.key_topics.join(", "));
-        variables.set("last_call_summary", state.conversation_summary.clone());
-        variables.set(
-            "user_sentiment",
-            state.sentiment.map(|s| s.as_str().to_owned()),
-        );
-        variables.set("key_topics", topics);
+        variables.set("key_topics", topics.map(Cow::Owned));
         // Stored greetings are checked already; one that could be read as a
         // template would end the call, so it is checked again where it leaves.
         greeting = state
             .next_greeting
-            .clone()
-            .filter(|g| !g.contains("{{") && !g.trim().is_empty());
+            .as_deref()
+            .filter(|g| !g.contains("{{") && !g.trim().is_empty())
+            .map(Cow::Borrowed);
     }
     let recognition = match (&greeting, profile) {
         (Some(_), _) => Recognition::Greeting,
@@ -84,19 +98,17 @@ pub fn personalize(
 /// caller is, and a first message with the agent's own name (guide, "Rollback
 /// Plan"). What was said is still told only to the agent it was said to.
 #[must_use]
-pub fn personalize_single_tier(
-    profile: Option<&UniversalProfile>,
-    state: Option<&ConversationState>,
-    agent: Option<&AgentProfile>,
-) -> (Recognition, Personalization) {
+pub fn personalize_single_tier<'a>(
+    profile: Option<&'a UniversalProfile>,
+    state: Option<&'a ConversationState>,
+    agent: Option<&'a AgentProfile>,
+) -> (Recognition, Personalization<'a>) {
     let mut variables = Variables::declared_by(agent);
     let name = name_of(profile);
-    variables.set("user_name", name.clone());
-    variables.set("user_profile_summary", profile.map(summary));
-    variables.set(
-        "last_call_summary",
-        state.and_then(|s| s.conversation_summary.clone()),
-    );
+    variables.set("user_name", name.map(Cow::Borrowed));
+    variables.set("user_profile_summary", profile.map(summary).map(Cow::Owned));
+    let last_call = state.and_then(|s| s.conversation_summary.as_deref());
+    variables.set("last_call_summary", last_call.map(Cow::Borrowed));
     let greeting = name.map(|name| match agent.and_then(|a| a.name.as_deref()) {
         Some(agent) => format!("Hello {name}, this is {agent}. How can I help you today?"),
         None => format!("Hello {name}, good to hear from you again. How can I help you today?"),
@@ -106,14 +118,12 @@ pub fn personalize_single_tier(
     } else {
         Recognition::Unknown
     };
-    let speakable = greeting.filter(|g| !g.contains("{{"));
+    let speakable = greeting.filter(|g| !g.contains("{{")).map(Cow::Owned);
     (recognition, answer(variables, speakable, agent))
 }
 
-fn name_of(profile: Option<&UniversalProfile>) -> Option<String> {
-    profile
-        .and_then(|p| p.name.as_ref())
-        .map(ToString::to_string)
+fn name_of(profile: Option<&UniversalProfile>) -> Option<&str> {
+    profile.and_then(|p| p.name.as_ref()).map(|n| n.as_str())
 }
 
 fn summary(profile: &UniversalProfile) -> String {
@@ -129,26 +139,31 @@ fn summary(profile: &UniversalProfile) -> String {
 }
 
 /// Dynamic variables, beginning with the agent's own placeholders.
-struct Variables(Map<String, Value>);
+struct Variables<'a>(BTreeMap<&'a str, Variable<'a>>);
 
-impl Variables {
-    fn declared_by(agent: Option<&AgentProfile>) -> Self {
-        Self(agent.map(|a| a.placeholders.clone()).unwrap_or_default())
+impl<'a> Variables<'a> {
+    fn declared_by(agent: Option<&'a AgentProfile>) -> Self {
+        let declared = agent.into_iter().flat_map(|agent| &agent.placeholders);
+        Self(
+            declared
+                .map(|(key, value)| (key.as_str(), Variable::Placeholder(value)))
+                .collect(),
+        )
     }
 
-    fn set(&mut self, key: &str, value: Option<String>) {
+    fn set(&mut self, key: &'a str, value: Option<Cow<'a, str>>) {
         if let Some(value) = value {
-            self.0.insert(key.to_owned(), Value::String(value));
+            self.0.insert(key, Variable::Known(value));
         }
     }
 }
 
 /// With the greeting as an override if the agent permits that, else as a variable.
-fn answer(
-    mut variables: Variables,
-    mut greeting: Option<String>,
+fn answer<'a>(
+    mut variables: Variables<'a>,
+    mut greeting: Option<Cow<'a, str>>,
     agent: Option<&AgentProfile>,
-) -> Personalization {
+) -> Personalization<'a> {
     if agent.is_some_and(|a| !a.first_message_override) {
         variables.set("next_greeting", greeting.take());
     }
@@ -202,7 +217,7 @@ mod tests {
     }
 
     fn check(
-        (recognition, answer): (Recognition, Personalization),
+        (recognition, answer): (Recognition, Personalization<'_>),
         expected: Recognition,
         json: &Value,
     ) {
@@ -254,14 +269,17 @@ mod tests {
 
     #[test]
     fn an_agent_that_forbids_overrides_gets_a_variable_instead() {
-        let (_, answer) = personalize(
-            Some(&profile(None)),
-            Some(&state(Some("Hi!"))),
-            Some(&agent(false)),
+        check(
+            personalize(
+                Some(&profile(None)),
+                Some(&state(Some("Hi!"))),
+                Some(&agent(false)),
+            ),
+            Recognition::Greeting,
+            &json!({"dynamic_variables": {"user_name": "there", "account_tier": "basic", "visits": 0,
+                "last_call_summary": "Nora plans a bed.", "user_sentiment": "positive",
+                "key_topics": "tomatoes, raised beds", "next_greeting": "Hi!"}}),
         );
-        assert_eq!(answer.conversation_config_override, None);
-        assert_eq!(answer.dynamic_variables["next_greeting"], "Hi!");
-        assert_eq!(answer.dynamic_variables["user_name"], "there");
     }
 
     #[test]
@@ -271,9 +289,8 @@ mod tests {
             first_message_override: true,
             ..AgentProfile::default()
         };
-        let known = profile(Some("Nora"));
-        let (_, answer) =
-            personalize_single_tier(Some(&known), Some(&state(Some("Hi!"))), Some(&margaret));
+        let (known, greeted) = (profile(Some("Nora")), state(Some("Hi!")));
+        let (_, answer) = personalize_single_tier(Some(&known), Some(&greeted), Some(&margaret));
         assert_eq!(
             serde_json::to_value(answer).unwrap(),
             json!({
@@ -284,17 +301,15 @@ mod tests {
                     "first_message": "Hello Nora, this is Margaret. How can I help you today?"}},
             })
         );
-        let (_, unnamed) = personalize_single_tier(Some(&profile(None)), None, Some(&margaret));
+        let nameless = profile(None);
+        let (_, unnamed) = personalize_single_tier(Some(&nameless), None, Some(&margaret));
         assert_eq!(unnamed.conversation_config_override, None);
     }
 
     #[test]
     fn a_greeting_that_reads_as_a_template_is_never_sent() {
-        let (recognition, answer) = personalize(
-            Some(&profile(None)),
-            Some(&state(Some("Hi {{user_name}}"))),
-            None,
-        );
+        let (known, template) = (profile(None), state(Some("Hi {{user_name}}")));
+        let (recognition, answer) = personalize(Some(&known), Some(&template), None);
         assert_eq!(recognition, Recognition::Profile);
         assert_eq!(answer.conversation_config_override, None);
     }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::{CallerView, Dependencies, Published};
 use crate::domain::caller_id::CallerId;
 use crate::domain::search::{Index, MAX_INDEXED};
+use crate::log_events;
 use crate::metric_definitions::{Tier, TierResult};
 use crate::store::StoreError;
 
@@ -33,7 +34,7 @@ impl Dependencies {
             Err(error) => {
                 // The guide's phrase, whatever the store.
                 let shown = self.caller_ids.show(caller);
-                tracing::error!(%error, "HTTP error querying universal profile for {shown}");
+                log_events::tiers_unreadable(&shown, error);
                 (TierResult::Error, TierResult::Error)
             }
         };
