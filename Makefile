@@ -1,4 +1,4 @@
-.PHONY: test tools dashboards demo
+.PHONY: test tools dashboards demo bench
 
 # Everything the tests need beyond cargo; apt-get is used only for what is missing.
 tools:
@@ -6,6 +6,7 @@ tools:
 	command -v prometheus >/dev/null && command -v promtool >/dev/null || missing="$$missing prometheus"; \
 	command -v prometheus-alertmanager >/dev/null || command -v alertmanager >/dev/null || missing="$$missing prometheus-alertmanager"; \
 	command -v npm >/dev/null || missing="$$missing nodejs npm"; \
+	command -v wrk >/dev/null || missing="$$missing wrk"; \
 	command -v cc >/dev/null || missing="$$missing build-essential"; \
 	if [ -n "$$missing" ]; then \
 		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
@@ -21,3 +22,7 @@ dashboards: tools
 
 demo:
 	cargo run --release --locked -- demo
+
+# The service beside bare baselines: target/bench/report.md.
+bench: tools
+	cargo bench --locked --bench ratios

@@ -57,7 +57,8 @@ impl CallerId {
         if text.contains('@') || has_scheme(text, "sip:") || has_scheme(text, "sips:") {
             return parse_sip(text);
         }
-        let is_plain_number = text.starts_with(|c: char| c == '+' || c.is_ascii_digit());
+        let number = text.strip_prefix('+').unwrap_or(text);
+        let is_plain_number = number.starts_with(|c: char| c.is_ascii_digit());
         if !is_plain_number && is_withheld_word(text) {
             return Err(CallerIdError::Withheld);
         }
