@@ -199,10 +199,10 @@ fn many_sessions(folder: &Path, many: &Path, report: &mut Report) -> Result<()> 
 
 /// Rings once for each of the first `count` callers.
 fn activate(service: &Service, count: usize) -> Result<()> {
+    let mut next = 0;
     while service.sessions()? < count {
-        Load::rings(0, count)
-            .each_once()
-            .run(service, Duration::from_secs(2))?;
+        let load = Load::rings(next, count).each_once();
+        next += load.run(service, Duration::from_secs(2))?.requests as usize;
     }
     Ok(())
 }

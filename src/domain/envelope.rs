@@ -72,13 +72,32 @@ impl EnvelopeSplitter {
                     rest = &rest[1..];
                     self.state = State::InAudio;
                 }
+                // Nothing in here is of interest until the next quote, or an
+                // escape in a string.
+                State::Between | State::InString { still_key: false } => {
+                    let in_string = self.state != State::Between;
+                    let end = rest
+                        .iter()
+                        .position(|b| *b == b'"' || (in_string && *b == b'\\'));
+                    let (content, tail) = rest.split_at(end.unwrap_or(rest.len()));
+                    self.envelope.extend_from_slice(content);
+                    rest = tail;
+                    if let Some(&byte) = rest.first() {
+                        self.take(byte);
+                        rest = &rest[1..];
+                    }
+                }
                 _ => {
-                    self.envelope.push(first);
+                    self.take(first);
                     rest = &rest[1..];
-                    self.step(first);
                 }
             }
         }
+    }
+
+    fn take(&mut self, byte: u8) {
+        self.envelope.push(byte);
+        self.step(byte);
     }
 
     fn step(&mut self, byte: u8) {

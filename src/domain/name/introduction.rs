@@ -1,5 +1,8 @@
 //! Hears a caller's introduction of themselves.
 
+use std::borrow::Cow;
+use std::cell::LazyCell;
+
 use rustc_hash::FxHashSet;
 use unicode_normalization::UnicodeNormalization;
 
@@ -24,7 +27,7 @@ pub fn from_turns(turns: &[Turn]) -> Option<CallerName> {
     if let Some(name) = callers().find_map(|(_, t)| introduced(&t.text, Strength::Clear)) {
         return Some(name);
     }
-    let agents_own = agents_names(turns);
+    let agents_own = LazyCell::new(|| agents_names(turns));
     let not_the_agents = |name: &CallerName| !agents_own.contains(name);
     callers()
         .filter(|(i, _)| asked_for_name(turns, *i))
@@ -62,10 +65,10 @@ fn agents_names(turns: &[Turn]) -> FxHashSet<CallerName> {
         for (i, word) in words.iter().enumerate() {
             let behind_speaking = i >= 2
                 && fold(words[i - 2]) == "speaking"
-                && SPEAKING.contains(&fold(words[i - 1]).as_str());
+                && SPEAKING.contains(&&*fold(words[i - 1]));
             let before_here = words
                 .get(i + 1)
-                .is_some_and(|w| matches!(fold(w).as_str(), "here" | "speaking"));
+                .is_some_and(|w| matches!(&*fold(w), "here" | "speaking"));
             if behind_speaking || before_here {
                 names.extend(CallerName::parse(bare(word)).ok());
             }
@@ -83,7 +86,7 @@ fn introduced(text: &str, wanted: Strength) -> Option<CallerName> {
         if at_start
             && sentence
                 .split_whitespace()
-                .all(|w| OPENERS.contains(&fold(w).as_str()))
+                .all(|w| OPENERS.contains(&&*fold(w)))
         {
             first = true;
         }
@@ -92,10 +95,12 @@ fn introduced(text: &str, wanted: Strength) -> Option<CallerName> {
 }
 
 /// Composed, with straight apostrophes.
-fn straight(text: &str) -> String {
-    text.nfc()
-        .map(|c| if c == '’' { '\'' } else { c })
-        .collect()
+fn straight(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() {
+        return Cow::Borrowed(text);
+    }
+    let composed = text.nfc().map(|c| if c == '’' { '\'' } else { c });
+    Cow::Owned(composed.collect())
 }
 
 /// Splits at what ends a sentence, but not at the dot of "Dr. Smith".
@@ -137,11 +142,25 @@ fn word_before(text: &str) -> &str {
 }
 
 fn bare(word: &str) -> &str {
-    word.trim_matches(|c: char| ",.!?;:\"()«»“”".contains(c))
+    let is_around = |c: char| {
+        matches!(
+            c,
+            ',' | '.' | '!' | '?' | ';' | ':' | '"' | '(' | ')' | '«' | '»' | '“' | '”'
+        )
+    };
+    word.trim_matches(is_around)
 }
 
-fn fold(word: &str) -> String {
-    bare(word).to_lowercase()
+/// In lower case, without what stands around it. Most words are so already.
+fn fold(word: &str) -> Cow<'_, str> {
+    let word = bare(word);
+    if word
+        .bytes()
+        .all(|b| b.is_ascii() && !b.is_ascii_uppercase())
+    {
+        return Cow::Borrowed(word);
+    }
+    Cow::Owned(word.to_lowercase())
 }
 
 fn introduced_in(sentence: &str, wanted: Strength, at_start: bool) -> Option<CallerName> {
@@ -152,38 +171,33 @@ fn introduced_in(sentence: &str, wanted: Strength, at_start: bool) -> Option<Cal
         return None;
     }
     let words: Vec<&str> = sentence.split_whitespace().collect();
-    let folded: Vec<String> = words.iter().map(|w| fold(w)).collect();
+    let folded: Vec<Cow<'_, str>> = words.iter().map(|w| fold(w)).collect();
     // Behind "he said", every introduction is somebody else's. Found once, so
     // that a phrase repeated for minutes costs no more than its length.
     let reported_from = folded
         .iter()
-        .position(|w| REPORTED.contains(&w.as_str()))
+        .position(|w| REPORTED.contains(&&**w))
         .unwrap_or(folded.len());
     for (phrase, strength) in INTRODUCTIONS {
         if *strength != wanted {
             continue;
         }
-        let phrase: Vec<&str> = phrase.split(' ').collect();
-        for start in 0..folded.len().saturating_sub(phrase.len()) {
-            let after = start + phrase.len();
-            if folded[start..after]
-                .iter()
-                .map(String::as_str)
-                .ne(phrase.iter().copied())
-            {
+        for start in 0..folded.len() {
+            let Some(after) = end_of(phrase, &folded, start).filter(|end| *end < folded.len())
+            else {
                 continue;
-            }
+            };
             if start > reported_from {
                 break;
             }
             let supposed = folded[start.saturating_sub(4)..start]
                 .iter()
-                .any(|w| SUPPOSED.contains(&w.as_str()));
+                .any(|w| SUPPOSED.contains(&&**w));
             // "Hello Margaret, this is Nora": a name may be greeted before.
             let opening = at_start
                 && start <= 4
                 && words[..start].iter().enumerate().all(|(i, w)| {
-                    OPENERS.contains(&folded[i].as_str()) || (i > 0 && starts_like_a_name(w))
+                    OPENERS.contains(&&*folded[i]) || (i > 0 && starts_like_a_name(w))
                 });
             if supposed || (wanted == Strength::Phone && !opening) {
                 continue;
@@ -196,6 +210,22 @@ fn introduced_in(sentence: &str, wanted: Strength, at_start: bool) -> Option<Cal
     None
 }
 
+/// Where `phrase` ends in `words` if it begins at `start`.
+fn end_of(phrase: &str, words: &[Cow<'_, str>], start: usize) -> Option<usize> {
+    // Of many phrases at many places hardly one begins alike.
+    if words[start].as_bytes().first() != phrase.as_bytes().first() {
+        return None;
+    }
+    let mut end = start;
+    for word in phrase.split(' ') {
+        if words.get(end)? != word {
+            return None;
+        }
+        end += 1;
+    }
+    Some(end)
+}
+
 /// Hesitations passed over before a name: a bound, for a caller who says
 /// nothing else.
 const MAX_HESITATIONS: usize = 8;
@@ -206,7 +236,7 @@ fn name_at(words: &[&str], strength: Strength) -> Option<CallerName> {
     let skip = words
         .iter()
         .take(MAX_HESITATIONS)
-        .take_while(|w| HESITATIONS.contains(&fold(w).as_str()))
+        .take_while(|w| HESITATIONS.contains(&&*fold(w)))
         .count();
     let words = &words[skip..];
 
@@ -217,7 +247,7 @@ fn name_at(words: &[&str], strength: Strength) -> Option<CallerName> {
         let titled = TITLES.contains(&word.to_lowercase().as_str());
         let particle = !taken.is_empty() && PARTICLES.contains(&word.to_lowercase().as_str());
         if !(particle || titled || starts_like_a_name(word))
-            || (NOT_NAMES.contains(&lower.as_str()) && !titled)
+            || (NOT_NAMES.contains(&&*lower) && !titled)
         {
             break;
         }
