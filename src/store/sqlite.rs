@@ -33,6 +33,11 @@ use writer::{Turn, Writer};
 
 /// Read connections: enough to keep a few cores busy.
 const READERS: usize = 4;
+/// Pages in the log before they are written to the database file. Pages that
+/// change with every call are written there once in so many.
+const CHECKPOINT_PAGES: u32 = 8_000;
+/// Memory for pages of the writer, in KiB.
+const WRITER_CACHE_KIB: i32 = 16 * 1024;
 /// How long a connection waits for another process's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for the end: a disk that hangs must not keep the process.
@@ -111,6 +116,8 @@ impl SqliteDatabase {
         )?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
         migrate(&mut connection)?;
 
         let readers = (0..READERS)

@@ -21,9 +21,10 @@ use crate::store::{Result, StoreError};
 const QUEUE: usize = 1_024;
 /// Most operations of a kind in one transaction.
 const GROUP: usize = 256;
-/// How long a transaction goes on with background work: bounds the delay of
-/// what arrives meanwhile and is to come first.
-const BACKGROUND_TIME: Duration = Duration::from_millis(2);
+/// How long a transaction goes on with background work while somebody waits.
+const BACKGROUND_TIME: Duration = Duration::from_millis(1);
+/// The same while nobody does: bounds the delay of what arrives meanwhile.
+const BACKGROUND_TIME_ALONE: Duration = Duration::from_millis(20);
 
 /// When an operation is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,7 +205,7 @@ fn transact(
     group: &mut Vec<Box<dyn Operation>>,
 ) -> Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate);
-    let mut transaction = match transaction {
+    let transaction = match transaction {
         Ok(transaction) => transaction,
         Err(error) => {
             // They learn of it, rather than wait for a database that is locked.
@@ -215,17 +216,22 @@ fn transact(
     };
     group.extend(next(shared, Turn::First, GROUP));
     for operation in group.iter_mut() {
-        run(&mut transaction, &mut **operation)?;
+        run(&transaction, &mut **operation)?;
     }
     let begun = Instant::now();
     for _ in 0..GROUP {
         let Some(mut operation) = next(shared, Turn::Background, 1).pop() else {
             break;
         };
-        let done = run(&mut transaction, &mut *operation);
+        let done = run(&transaction, &mut *operation);
         group.push(operation);
         done?;
-        if begun.elapsed() > BACKGROUND_TIME {
+        let limit = if shared.queues().first.is_empty() {
+            BACKGROUND_TIME_ALONE
+        } else {
+            BACKGROUND_TIME
+        };
+        if begun.elapsed() > limit {
             break;
         }
     }
@@ -233,11 +239,14 @@ fn transact(
     Ok(())
 }
 
-fn run(transaction: &mut Transaction<'_>, operation: &mut dyn Operation) -> Result<()> {
-    let savepoint = transaction.savepoint()?;
-    if operation.run(&savepoint) {
-        savepoint.commit()?;
+fn run(transaction: &Transaction<'_>, operation: &mut dyn Operation) -> Result<()> {
+    // Prepared once: rusqlite's own savepoints are parsed each time.
+    let execute = |sql: &str| transaction.prepare_cached(sql)?.execute([]);
+    execute("SAVEPOINT operation")?;
+    if !operation.run(transaction) {
+        execute("ROLLBACK TO operation")?;
     }
+    execute("RELEASE operation")?;
     Ok(())
 }
 
