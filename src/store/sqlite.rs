@@ -10,6 +10,7 @@
 
 mod ledger;
 mod memory;
+mod readers;
 mod record_index;
 mod rows;
 mod writer;
@@ -17,11 +18,10 @@ mod writer;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 pub use ledger::SqliteLedger;
@@ -29,6 +29,7 @@ pub use memory::SqliteMemoryStore;
 pub use record_index::SqliteRecordIndex;
 
 use super::{Result, StoreError};
+use readers::Readers;
 use writer::{Turn, Writer};
 
 /// Read connections: enough to keep a few cores busy.
@@ -49,6 +50,7 @@ const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 const MIGRATIONS: &[&str] = &[
     include_str!("sqlite/migrations/0001_initial.sql"),
     include_str!("sqlite/migrations/0002_archive_lane.sql"),
+    include_str!("sqlite/migrations/0003_memories.sql"),
 ];
 
 /// An open database. Cheap to clone.
@@ -59,8 +61,7 @@ pub struct SqliteDatabase {
 
 struct Inner {
     writer: Writer,
-    readers: Mutex<Vec<Connection>>,
-    free_readers: Arc<Semaphore>,
+    readers: Readers,
     /// Held until the process ends: two services on one file would each hold
     /// sessions of the same callers.
     _lock: File,
@@ -126,8 +127,7 @@ impl SqliteDatabase {
         Ok(Self {
             inner: Arc::new(Inner {
                 writer: Writer::start(connection)?,
-                readers: Mutex::new(readers),
-                free_readers: Arc::new(Semaphore::new(READERS)),
+                readers: Readers::start(readers)?,
                 _lock: lock,
             }),
         })
@@ -161,45 +161,15 @@ impl SqliteDatabase {
             .unwrap_or_else(|_| Err(StoreError::Unavailable("writing took too long".into())))
     }
 
-    /// Runs `work` on a read connection. However long a disk hangs, only the
-    /// threads of the read connections wait for it.
+    /// Runs `work` on a read connection.
     async fn read<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        let reading = async {
-            let permit = Arc::clone(&self.inner.free_readers)
-                .acquire_owned()
-                .await
-                .map_err(|_| StoreError::Unavailable("the database is closed".into()))?;
-            let inner = Arc::clone(&self.inner);
-            let reading = tokio::task::spawn_blocking(move || {
-                // The permit guarantees a connection, unless a reader panicked.
-                let connection = inner
-                    .readers
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .pop();
-                let connection = connection
-                    .ok_or_else(|| StoreError::Unavailable("no read connection is left".into()))?;
-                let result = work(&connection);
-                // Given back here: whoever asked may have stopped waiting.
-                inner
-                    .readers
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(connection);
-                drop(permit);
-                result
-            });
-            reading
-                .await
-                .map_err(|_| StoreError::Unavailable("a read panicked".into()))?
-        };
-        timeout(OPERATION_TIMEOUT, reading)
+        timeout(OPERATION_TIMEOUT, self.inner.readers.run(work))
             .await
-            .map_err(|_| StoreError::Unavailable("reading took too long".into()))?
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("reading took too long".into())))
     }
 
     /// Writes a row: proves that the disk takes it.
@@ -218,7 +188,7 @@ impl SqliteDatabase {
     /// Finishes what is queued, folds the log into the database file and
     /// stops the writer, within a few seconds or not at all. Later operations fail.
     pub async fn close(&self) {
-        self.inner.free_readers.close();
+        self.inner.readers.close();
         if timeout(CLOSE_TIMEOUT, self.inner.writer.close())
             .await
             .is_err()

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use rusqlite::{Connection, named_params, params};
+use rustc_hash::FxHashSet;
 
 use super::SqliteDatabase;
 use super::rows::{self, first, millis, query};
@@ -227,14 +228,14 @@ fn import(db: &Connection, export: &CallerExport) -> Result<()> {
     for (agent, state) in &export.states {
         save_state(db, caller, agent, state)?;
     }
-    let sql = "SELECT 1 FROM memories WHERE caller = ?1 AND conversation_id = ?2 AND ordinal = ?3";
+    let sql = "SELECT conversation_id, ordinal FROM memories WHERE caller = ?1";
+    let there: FxHashSet<(String, u32)> = query(db, sql, [caller.as_str()], |row| {
+        Ok((row.get("conversation_id")?, row.get("ordinal")?))
+    })?
+    .into_iter()
+    .collect();
     for memory in &export.memories {
-        let place = params![
-            caller.as_str(),
-            memory.conversation_id.as_str(),
-            memory.ordinal
-        ];
-        if first(db, sql, place, |_| Ok(()))?.is_none() {
+        if !there.contains(&(memory.conversation_id.to_string(), memory.ordinal)) {
             save_memory(db, caller, memory)?;
         }
     }
