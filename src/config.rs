@@ -2,7 +2,7 @@
 //!
 //! A value that is out of range is warned about and replaced by its default
 //! (guide, "Configuration Validation"); a value that cannot be guessed, such
-//! as a secret or an address, is an error that says how to mend it.
+//! as a secret or an address, is an error that says how to correct it.
 
 mod environment;
 

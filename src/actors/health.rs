@@ -142,14 +142,14 @@ impl Health {
             ("inbox", inbox),
             (
                 "progress",
-                self.progress(|_| true).map_err(|e| e.to_string()),
+                progress(self.watched.iter()).map_err(|e| e.to_string()),
             ),
         ];
         Readiness { memory, checks }
     }
 
-    /// Whether a restart of the process would not help: what a watchdog wants
-    /// to know.
+    /// Whether everything gets on that a restart would set going again: what a
+    /// watchdog wants to know.
     ///
     /// # Errors
     /// Who is stuck.
@@ -157,21 +157,19 @@ impl Health {
         if !self.inbox.is_moving() {
             return Err(Stuck(vec!["inbox"]));
         }
-        self.progress(|watched| watched.vital)
+        progress(self.watched.iter().filter(|watched| watched.vital))
     }
+}
 
-    fn progress(&self, counts: impl Fn(&Watched) -> bool) -> Result<(), Stuck> {
-        let stuck: Vec<&'static str> = self
-            .watched
-            .iter()
-            .filter(|watched| counts(watched) && watched.beacon.busy_for() > watched.limit)
-            .map(|watched| watched.name)
-            .collect();
-        if stuck.is_empty() {
-            Ok(())
-        } else {
-            Err(Stuck(stuck))
-        }
+fn progress<'a>(watched: impl Iterator<Item = &'a Watched>) -> Result<(), Stuck> {
+    let stuck: Vec<&'static str> = watched
+        .filter(|watched| watched.beacon.busy_for() > watched.limit)
+        .map(|watched| watched.name)
+        .collect();
+    if stuck.is_empty() {
+        Ok(())
+    } else {
+        Err(Stuck(stuck))
     }
 }
 
@@ -190,5 +188,44 @@ async fn check(work: impl Future<Output = Result<(), StoreError>>) -> Result<(),
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no answer in time".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watched(name: &'static str, limit: Duration) -> Watched {
+        Watched {
+            name,
+            beacon: Beacon::default(),
+            limit,
+            vital: true,
+        }
+    }
+
+    fn wait_a_moment(beacon: &Beacon) {
+        let before = beacon.busy_for();
+        while beacon.busy_for() <= before {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn who_is_busy_for_too_long_is_named_until_it_gets_on() {
+        let (slow, patient) = (
+            watched("slow", Duration::ZERO),
+            watched("patient", Duration::from_secs(3600)),
+        );
+        let both = [slow.clone(), patient.clone()];
+        assert_eq!(progress(both.iter()), Ok(()), "both are idle");
+        slow.beacon.busy();
+        patient.beacon.busy();
+        wait_a_moment(&slow.beacon);
+        assert_eq!(progress(both.iter()), Err(Stuck(vec!["slow"])));
+        slow.beacon.still_busy();
+        assert!(progress(both.iter()).is_err(), "that is no progress");
+        slow.beacon.idle();
+        assert_eq!(progress(both.iter()), Ok(()));
     }
 }

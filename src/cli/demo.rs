@@ -22,7 +22,7 @@ use crate::telemetry;
 use stand_ins::{AGENT_A, AGENT_B, StandIns};
 
 const CALLER: &str = "+16125551234";
-/// How long a call may take to be digested in the demo.
+/// How long a call may take to be processed in the demo.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The demo listens on loopback only, so its keys need not be secret.
 const CLIENT_DATA_KEY: &str = "demo-client-data-key";
@@ -188,7 +188,7 @@ impl Stage {
     }
 
     /// Rings until the caller hears what is expected, but not for ever: a call
-    /// that has just ended is still being digested.
+    /// that has just ended is still being processed.
     async fn until(
         &mut self,
         agent: &str,

@@ -177,7 +177,7 @@ impl OpenMemoryStore {
                 }),
                 _ => None,
             });
-        Ok(kept_up(found, |value| {
+        Ok(present_of(found, |value| {
             (value.total_interactions, value.learned.len())
         }))
     }
@@ -201,7 +201,7 @@ impl OpenMemoryStore {
                 }
                 _ => None,
             });
-        Ok(kept_up(found, |value| {
+        Ok(present_of(found, |value| {
             (value.conversation_count, value.learned.len())
         }))
     }
@@ -307,8 +307,8 @@ impl MemoryStore for OpenMemoryStore {
 }
 
 /// Of records with one key, the one to go on with. An addition whose answer was
-/// lost may have been repeated: the one that was counted in since is kept up.
-fn kept_up<T>(
+/// lost may have been repeated: the one that was counted in since is the one to go on with.
+fn present_of<T>(
     found: impl Iterator<Item = Found<T>>,
     rank: impl Fn(&T) -> (u64, usize),
 ) -> Option<Found<T>> {

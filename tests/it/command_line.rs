@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
+use crate::fakes::{OpenAi, Upstream};
 use crate::service::{AGENT, Service, command};
-use crate::upstream::{OpenAi, Upstream};
 
 struct Outcome {
     status: i32,

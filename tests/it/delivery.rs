@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::fakes::OpenAi;
 use crate::payloads::call;
 use crate::service::{AGENT, CALLER, OTHER_AGENT, Service, until};
-use crate::upstream::OpenAi;
 
 #[tokio::test]
 async fn the_same_event_ten_times_counts_once_and_is_asked_once() {

@@ -5,9 +5,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream;
 
+use crate::fakes::OpenAi;
 use crate::payloads::call;
 use crate::service::{AGENT, CALLER, Service, until};
-use crate::upstream::OpenAi;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_calls_of_one_caller_at_once_are_counted_exactly() {
@@ -31,7 +31,7 @@ async fn two_hundred_calls_of_one_caller_at_once_are_counted_exactly() {
     });
     let rings = async {
         for _ in 0..100 {
-            // Known from the first call, whatever is being digested.
+            // Known from the first call, whatever is being processed.
             assert_eq!(
                 service.ring(CALLER, AGENT).await["dynamic_variables"]["user_name"],
                 "Nora"

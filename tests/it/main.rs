@@ -5,7 +5,9 @@
 
 mod actors;
 mod command_line;
+mod crashes;
 mod delivery;
+mod fakes;
 mod first_start;
 mod isolation;
 mod linear;
@@ -17,6 +19,7 @@ mod payloads;
 mod personal;
 mod service;
 mod store_contract;
-mod upstream;
+mod tools;
+
 mod upstreams;
 mod webhooks;

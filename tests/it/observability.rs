@@ -1,7 +1,7 @@
 //! The operator's side, on a real Prometheus and a real Alertmanager.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
+use crate::fakes::OpenAi;
 use crate::openmemory_stand_in::{KEY, OpenMemoryStandIn, Trouble};
 use crate::payloads::call;
 use crate::service::{AGENT, CALLER, Service, until};
-use crate::upstream::OpenAi;
+use crate::tools;
 
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -33,7 +34,10 @@ async fn promtool(arguments: &[&str]) -> String {
 }
 
 #[tokio::test]
-async fn promtool_finds_nothing_to_mend() {
+async fn promtool_finds_no_fault() {
+    if !tools::installed(tools::PROMTOOL) {
+        return;
+    }
     promtool(&["check", "config", "prometheus.yml"]).await;
     promtool(&[
         "check",
@@ -408,6 +412,9 @@ const MAY_BE_EMPTY: &[&str] = &[
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_expression_has_data_on_a_real_prometheus() {
+    if !tools::installed(tools::PROMETHEUS) {
+        return;
+    }
     let service = Service::start().await;
     service.upstream.add_agent(AGENT, true, json!({}));
     let prometheus = Prometheus::start(&service.ops, free_port(), |rules| rules).await;
@@ -563,14 +570,7 @@ impl Alertmanager {
         let folder = tempfile::tempdir().unwrap();
         let config = repository().join("deploy/alertmanager.yml");
         let port = free_port();
-        // Debian's name first.
-        let program = ["prometheus-alertmanager", "alertmanager"]
-            .into_iter()
-            .find(|name| {
-                std::env::split_paths(&std::env::var_os("PATH").unwrap())
-                    .any(|p: PathBuf| p.join(name).exists())
-            })
-            .expect("prometheus-alertmanager is installed (make tools)");
+        let program = tools::find(tools::ALERTMANAGER).unwrap();
         let child = Command::new(program)
             .arg(format!("--config.file={}", config.display()))
             .arg(format!(
@@ -629,6 +629,9 @@ impl Alertmanager {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn faults_raise_the_right_alerts_and_their_end_resolves_them() {
+    if !(tools::installed(tools::PROMETHEUS) && tools::installed(tools::ALERTMANAGER)) {
+        return;
+    }
     let openmemory = OpenMemoryStandIn::start(Generation::First).await;
     let url = openmemory.url();
     let mut service = Service::start_with(&[

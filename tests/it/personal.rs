@@ -175,7 +175,7 @@ async fn the_model_may_name_the_caller_if_the_caller_said_so() {
     let answer = |name: &str| {
         let text = json!({"next_greeting": "Hello!", "key_topics": [], "sentiment": "neutral",
             "conversation_summary": "A call.", "caller_name": name});
-        crate::upstream::OpenAi {
+        crate::fakes::OpenAi {
             content: Some(text.to_string()),
             ..Default::default()
         }

@@ -14,8 +14,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::fakes::Upstream;
 use crate::payloads::CallBody;
-use crate::upstream::Upstream;
 
 pub const AGENT: &str = "agent_margaret";
 pub const OTHER_AGENT: &str = "agent_luigi";
@@ -79,9 +79,14 @@ impl Service {
 
     /// Ends the program as a crash would, and starts it again on the same files.
     pub async fn crash_and_restart(&mut self) {
+        self.kill().await;
+        self.respawn().await;
+    }
+
+    /// Ends the program as a crash would.
+    pub async fn kill(&mut self) {
         self.child.start_kill().unwrap();
         self.child.wait().await.unwrap();
-        self.respawn().await;
     }
 
     /// Asks the program to stop, as systemd does, and checks that it does well.

@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::fakes::OpenAi;
 use crate::payloads::call;
 use crate::service::{AGENT, CALLER, Service, until};
-use crate::upstream::OpenAi;
 
 #[tokio::test]
 async fn openai_is_asked_with_the_settings_and_the_callers_words_as_data() {

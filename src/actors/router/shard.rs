@@ -50,7 +50,7 @@ pub(in crate::actors) struct State {
     failing: FxHashMap<CallerId, Failing>,
 }
 
-/// The actor of a session. It is let go when it has nothing left to do, so
+/// The actor of a session. It is stopped when it has nothing left to do, so
 /// that there are never two that change one caller.
 struct Session {
     actor: ActorRef<session::Message>,

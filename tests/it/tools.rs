@@ -1,0 +1,38 @@
+//! Programs beside the service that some tests run: Prometheus and its
+//! relatives. `make tools` installs them.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+/// The first of these names under which a program is installed.
+pub fn find(names: &[&'static str]) -> Option<&'static str> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let is_there = |name: &str| folders.iter().any(|folder| folder.join(name).exists());
+    names.iter().copied().find(|name| is_there(name))
+}
+
+/// Whether a test can run that needs this program. `make test` makes sure of
+/// it; plain `cargo test` leaves such tests out and says so.
+pub fn installed(names: &[&'static str]) -> bool {
+    if find(names).is_some() {
+        return true;
+    }
+    let missing = names[0];
+    assert!(
+        std::env::var_os("ALL_TOOLS").is_none(),
+        "{missing} is not installed (make tools)"
+    );
+    // Past the test harness, which keeps the output of tests that pass.
+    let _ = writeln!(
+        std::io::stderr(),
+        "SKIPPED: {missing} is not installed; `make test` installs it and runs all tests"
+    );
+    false
+}
+
+pub const PROMETHEUS: &[&str] = &["prometheus"];
+pub const PROMTOOL: &[&str] = &["promtool"];
+/// Debian's name first.
+pub const ALERTMANAGER: &[&str] = &["prometheus-alertmanager", "alertmanager"];
+pub const AMTOOL: &[&str] = &["amtool"];
