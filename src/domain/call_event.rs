@@ -304,7 +304,12 @@ fn turns_of(transcript: &str) -> Vec<Turn> {
     turns
 }
 
-fn shortened(mut text: String, most: usize) -> String {
+/// The first `most` characters.
+pub(super) fn shortened(mut text: String, most: usize) -> String {
+    // No more bytes than that, no more characters either.
+    if text.len() <= most {
+        return text;
+    }
     if let Some((end, _)) = text.char_indices().nth(most) {
         text.truncate(end);
     }

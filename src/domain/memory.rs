@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::call_event::{Call, Fact, Role};
+use super::call_event::{Call, Fact, Role, shortened};
 use super::ids::{AgentId, ConversationId};
 
 /// Salience of a collected fact (design, "Learning from a call").
@@ -176,8 +176,8 @@ fn agent_texts<'a>(turns: impl Iterator<Item = &'a super::call_event::Turn>) -> 
 }
 
 fn shorten<'a>(texts: impl Iterator<Item = &'a str>) -> String {
-    let joined: Vec<&str> = texts.collect();
-    joined.join(" ").chars().take(MAX_CONTEXT_CHARS).collect()
+    let texts: Vec<&str> = texts.collect();
+    shortened(texts.join(" "), MAX_CONTEXT_CHARS)
 }
 
 /// A collected value as a sentence: `First Name = Nora` becomes "The caller's
