@@ -35,7 +35,6 @@ pub enum AppError {
     /// The database or archive.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
-    /// The actors.
     #[error(transparent)]
     Actors(#[from] StartError),
     /// An address is in use or not ours.
@@ -49,7 +48,6 @@ pub enum AppError {
     GaveUp,
 }
 
-/// The running service.
 pub struct App {
     /// Where the webhooks listen.
     pub public_addr: SocketAddr,

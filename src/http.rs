@@ -83,7 +83,6 @@ struct Shared {
     audio_budget: Arc<Semaphore>,
 }
 
-/// The public routes.
 #[must_use]
 pub fn routes(state: PublicState) -> BoxedFilter<(impl Reply,)> {
     let shared = Arc::new(Shared {

@@ -86,7 +86,6 @@ pub struct Health {
     watched: Arc<[Watched]>,
 }
 
-/// What was found.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     /// What the memory store says it is. `None` if it did not say in time.

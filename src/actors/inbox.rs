@@ -16,6 +16,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use ractor::{ActorProcessingErr, ActorRef};
 use rustc_hash::FxHashMap;
+use strum::IntoEnumIterator;
 use tokio::time::timeout;
 
 use super::archiver::Archiver;
@@ -196,7 +197,7 @@ impl InboxActor {
     }
 
     fn claim_all(&mut self, myself: &ActorRef<Message>) {
-        for stage in Stage::ALL {
+        for stage in Stage::iter() {
             // Without a model greetings wait for a start with one.
             if stage != Stage::Greet || self.setup.inbox.intake.greetings {
                 self.claim(myself, stage);

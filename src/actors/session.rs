@@ -58,7 +58,6 @@ pub enum SessionError {
     /// It failed before it was done; what was asked for may have happened.
     #[error("the caller's session failed")]
     Failed,
-    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

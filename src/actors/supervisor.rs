@@ -80,7 +80,6 @@ pub struct ActorSystem {
     pub sessions: Sessions,
     /// Agent profiles.
     pub agents: AgentCache,
-    /// The durable queue.
     pub inbox: Inbox,
     /// Whether all of it works.
     pub health: Health,

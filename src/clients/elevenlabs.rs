@@ -15,7 +15,6 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest answer taken, in bytes: agents carry whole knowledge bases by reference only.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 
-/// The client.
 pub struct ElevenLabs {
     http: reqwest::Client,
     base_url: String,
@@ -34,7 +33,6 @@ pub enum ElevenLabsError {
     /// Any other status.
     #[error("ElevenLabs API error: {status}")]
     Status {
-        /// The HTTP status.
         status: u16,
         /// How long the server asks to wait.
         retry_after: Option<Duration>,

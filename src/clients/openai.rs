@@ -21,7 +21,6 @@ const MAX_MESSAGE_CHARS: usize = 200;
 pub struct OpenAiOptions {
     /// Including `/v1`.
     pub base_url: String,
-    /// The bearer token.
     pub api_key: SecretString,
     /// Model name.
     pub model: String,
@@ -72,7 +71,6 @@ pub enum OpenAiError {
     /// 5xx, 408 or 409. Passes.
     #[error("OpenAI API error: {status} - {message}")]
     Server {
-        /// The HTTP status.
         status: u16,
         /// What the server says.
         message: String,
@@ -82,7 +80,6 @@ pub enum OpenAiError {
     /// Any other status: the request itself is refused.
     #[error("OpenAI API error: {status} - {message}")]
     Refused {
-        /// The HTTP status.
         status: u16,
         /// What the server says.
         message: String,
@@ -90,7 +87,6 @@ pub enum OpenAiError {
     /// No answer within `OPENAI_TIMEOUT`.
     #[error("HTTP error calling OpenAI API: ReadTimeout")]
     Timeout,
-    /// The connection failed.
     #[error("HTTP error calling OpenAI API: {0}")]
     Network(String),
     /// 200, but no chat completion, or one that was cut off.

@@ -41,7 +41,6 @@ impl std::fmt::Display for Generation {
     }
 }
 
-/// The client.
 pub struct OpenMemory {
     http: reqwest::Client,
     base_url: String,

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use jiff::Timestamp;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use strum::{EnumString, IntoStaticStr};
 
 use super::caller_id::CallerId;
 use super::fields::{each_element, each_field, fields, text};
@@ -50,13 +51,16 @@ pub struct EventKey {
 }
 
 /// The event types of ElevenLabs' post-call webhook.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumString, IntoStaticStr)]
 pub enum EventKind {
-    /// `post_call_transcription`
+    /// A call has ended and was transcribed.
+    #[strum(serialize = "post_call_transcription")]
     Transcription,
-    /// `post_call_audio`
+    /// Its recording.
+    #[strum(serialize = "post_call_audio")]
     Audio,
-    /// `call_initiation_failure`
+    /// An outbound call that never connected.
+    #[strum(serialize = "call_initiation_failure")]
     InitiationFailure,
 }
 
@@ -64,19 +68,7 @@ impl EventKind {
     /// The name on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Transcription => "post_call_transcription",
-            Self::Audio => "post_call_audio",
-            Self::InitiationFailure => "call_initiation_failure",
-        }
-    }
-
-    /// The kind with this name on the wire.
-    #[must_use]
-    pub fn from_wire(name: &str) -> Option<Self> {
-        [Self::Transcription, Self::Audio, Self::InitiationFailure]
-            .into_iter()
-            .find(|kind| kind.as_str() == name)
+        self.into()
     }
 }
 
@@ -180,8 +172,8 @@ pub fn parse(body: &[u8], received_at: Timestamp) -> Result<CallEvent, EventErro
     let body = std::str::from_utf8(body).map_err(|e| not_json(&e))?;
     let body: &RawValue = serde_json::from_str(body).map_err(|e| not_json(&e))?;
     let [kind, data, event_timestamp] = fields(body.get(), ["type", "data", "event_timestamp"]);
-    let kind = text(kind)
-        .and_then(|kind| EventKind::from_wire(&kind))
+    let kind: EventKind = text(kind)
+        .and_then(|kind| kind.parse().ok())
         .ok_or(EventError::UnknownType)?;
     let data = Data::read(data);
     let key = EventKey {

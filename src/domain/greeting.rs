@@ -4,6 +4,7 @@
 //! checked as input from outside: types, lengths, characters, enums.
 
 use serde_json::Value;
+use strum::{EnumIter, EnumString, IntoStaticStr};
 
 use super::name::{CallerName, is_title};
 
@@ -21,65 +22,25 @@ const MAX_TOPICS: usize = 5;
 const MAX_TOPIC_CHARS: usize = 60;
 
 /// A caller's mood in a call. Anything else a model says is dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "lowercase", ascii_case_insensitive)]
 pub enum Sentiment {
-    /// "positive"
     Positive,
-    /// "satisfied"
     Satisfied,
-    /// "excited"
     Excited,
-    /// "neutral"
     Neutral,
-    /// "mixed"
     Mixed,
-    /// "confused"
     Confused,
-    /// "concerned"
     Concerned,
-    /// "frustrated"
     Frustrated,
-    /// "negative"
     Negative,
 }
 
 impl Sentiment {
-    /// Every sentiment, in the order in which the model is offered them.
-    pub const ALL: [Self; 9] = [
-        Self::Positive,
-        Self::Satisfied,
-        Self::Excited,
-        Self::Neutral,
-        Self::Mixed,
-        Self::Confused,
-        Self::Concerned,
-        Self::Frustrated,
-        Self::Negative,
-    ];
-
     /// The word on the wire and in the store.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Positive => "positive",
-            Self::Satisfied => "satisfied",
-            Self::Excited => "excited",
-            Self::Neutral => "neutral",
-            Self::Mixed => "mixed",
-            Self::Confused => "confused",
-            Self::Concerned => "concerned",
-            Self::Frustrated => "frustrated",
-            Self::Negative => "negative",
-        }
-    }
-
-    /// The sentiment with this name, in any case.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        let name = name.trim();
-        Self::ALL
-            .into_iter()
-            .find(|s| s.as_str().eq_ignore_ascii_case(name))
+        self.into()
     }
 }
 
@@ -142,7 +103,7 @@ impl Greeting {
             sentiment: object
                 .get("sentiment")
                 .and_then(Value::as_str)
-                .and_then(Sentiment::from_name),
+                .and_then(|name| name.trim().parse().ok()),
             conversation_summary: text("conversation_summary", MAX_SUMMARY_CHARS),
             caller_name: object
                 .get("caller_name")

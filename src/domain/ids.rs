@@ -71,7 +71,6 @@ macro_rules! opaque_id {
 }
 
 opaque_id! {
-    /// An ElevenLabs agent.
     AgentId
 }
 

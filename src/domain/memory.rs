@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
+use strum::{EnumString, IntoStaticStr};
+
 use super::call_event::{Call, Fact, Role, shortened};
 use super::ids::{AgentId, ConversationId};
 
@@ -16,7 +18,8 @@ const MIN_TURN_CHARS: usize = 3;
 const MAX_CONTEXT_CHARS: usize = 600;
 
 /// Where a memory comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum MemoryKind {
     /// A collected value.
     Fact,
@@ -28,18 +31,7 @@ impl MemoryKind {
     /// The name in the store.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Fact => "fact",
-            Self::Turn => "turn",
-        }
-    }
-
-    /// The kind with this name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Fact, Self::Turn]
-            .into_iter()
-            .find(|k| k.as_str() == name)
+        self.into()
     }
 
     /// The sector of a memory of this kind, where the store has none of its own.
@@ -54,7 +46,8 @@ impl MemoryKind {
 
 /// A sector of memory, in OpenMemory's words. Our own stores use the first
 /// two; OpenMemory classifies by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Sector {
     /// A fact.
     Semantic,
@@ -72,27 +65,7 @@ impl Sector {
     /// The name on the wire and in the store.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Semantic => "semantic",
-            Self::Episodic => "episodic",
-            Self::Procedural => "procedural",
-            Self::Emotional => "emotional",
-            Self::Reflective => "reflective",
-        }
-    }
-
-    /// The sector with this name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        [
-            Self::Semantic,
-            Self::Episodic,
-            Self::Procedural,
-            Self::Emotional,
-            Self::Reflective,
-        ]
-        .into_iter()
-        .find(|s| s.as_str() == name)
+        self.into()
     }
 }
 

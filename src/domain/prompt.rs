@@ -6,6 +6,7 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use strum::IntoEnumIterator;
 
 use super::agent_profile::AgentProfile;
 use super::call_event::{Role, Turn};
@@ -72,7 +73,7 @@ impl GreetingPrompt {
 }
 
 fn instructions() -> String {
-    let moods: Vec<&str> = Sentiment::ALL.iter().map(|s| s.as_str()).collect();
+    let moods: Vec<&str> = Sentiment::iter().map(Sentiment::as_str).collect();
     format!(
         "You prepare the opening line that a telephone voice agent will speak the next time the same \
          person calls. The user message is a JSON document with the agent, the caller and the end of \
@@ -95,7 +96,7 @@ fn instructions() -> String {
 /// The JSON schema of the answer, in the strict form of OpenAI's structured outputs.
 #[must_use]
 pub fn answer_schema() -> Value {
-    let moods: Vec<&str> = Sentiment::ALL.iter().map(|s| s.as_str()).collect();
+    let moods: Vec<&str> = Sentiment::iter().map(Sentiment::as_str).collect();
     json!({
         "type": "object",
         "additionalProperties": false,

@@ -21,7 +21,6 @@ pub struct OpsState {
     pub sessions: Sessions,
     /// Agent profiles.
     pub agents: AgentCache,
-    /// The durable queue.
     pub inbox: Inbox,
     /// Whether all of it works.
     pub health: Health,
@@ -29,7 +28,6 @@ pub struct OpsState {
     pub admin_key: Option<SecretString>,
 }
 
-/// The operations routes.
 #[must_use]
 pub fn routes(state: OpsState) -> BoxedFilter<(impl Reply,)> {
     let state = Arc::new(state);

@@ -127,7 +127,6 @@ label! {
         Refused = "refused",
         /// No answer in time.
         Timeout = "timeout",
-        /// The connection failed.
         Network = "network",
         /// An answer that cannot be used.
         Unusable = "unusable",
@@ -177,7 +176,6 @@ label! {
         Hit = "hit",
         /// Nothing is known.
         Miss = "miss",
-        /// The store failed.
         Error = "error",
     }
 }
@@ -187,15 +185,12 @@ label! {
     ActorKind {
         /// Root of the tree.
         AgentCache = "agent_cache",
-        /// The OpenAI client.
         OpenAi = "openai",
-        /// The inbox.
         Inbox = "inbox",
         /// What writes the archive.
         Archiver = "archiver",
         /// A shard of the session router.
         Router = "router",
-        /// A caller session.
         Session = "session",
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
+use strum::{EnumIter, IntoStaticStr};
 
 use super::Result;
 use crate::domain::agent_profile::AgentProfile;
@@ -24,7 +25,8 @@ impl fmt::Display for EventId {
 }
 
 /// What is still to be done with an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumIter, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Stage {
     /// Tier 1, Tier 2 counts and memories. In order of arrival within a caller.
     Learn,
@@ -33,16 +35,10 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Every stage, in order.
-    pub const ALL: [Self; 2] = [Self::Learn, Self::Greet];
-
     /// The name in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Learn => "learn",
-            Self::Greet => "greet",
-        }
+        self.into()
     }
 }
 
@@ -196,11 +192,9 @@ pub struct DeadLetter {
 /// An agent profile as it was fetched.
 #[derive(Debug, Clone)]
 pub struct StoredAgent {
-    /// The agent.
     pub agent: AgentId,
     /// What ElevenLabs said of it.
     pub profile: AgentProfile,
-    /// When.
     pub fetched_at: Timestamp,
 }
 

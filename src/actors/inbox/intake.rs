@@ -29,7 +29,6 @@ pub(in crate::actors) struct Intake {
 pub struct Delivery {
     /// The JSON without its audio.
     pub envelope: Envelope,
-    /// The audio.
     pub recording: Recording,
     /// When it arrived.
     pub received_at: Timestamp,

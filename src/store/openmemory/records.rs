@@ -10,7 +10,6 @@ use sha2::{Digest, Sha256};
 
 use crate::clients::Record;
 use crate::domain::caller_id::CallerId;
-use crate::domain::greeting::Sentiment;
 use crate::domain::ids::{AgentId, ConversationId};
 use crate::domain::memory::{Memory, MemoryKind, Sector};
 use crate::domain::name::CallerName;
@@ -180,14 +179,13 @@ impl StateRecord {
             last_call_date: self.last_call_date,
             next_greeting: self.next_greeting.clone(),
             key_topics: self.key_topics.clone(),
-            sentiment: self.sentiment.as_deref().and_then(Sentiment::from_name),
+            sentiment: self.sentiment.as_deref().and_then(|s| s.parse().ok()),
             conversation_summary: self.conversation_summary.clone(),
             greeted_from: self.greeted_from,
         }
     }
 }
 
-/// A memory.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct MemoryRecord {
     pub key: String,
@@ -224,13 +222,13 @@ impl MemoryRecord {
     }
 
     pub fn memory(&self, sector: &str) -> Option<Memory> {
-        let kind = MemoryKind::from_name(&self.kind)?;
+        let kind = self.kind.parse::<MemoryKind>().ok()?;
         Some(Memory {
             agent: self.agent.as_deref().map(AgentId::parse).transpose().ok()?,
             conversation_id: ConversationId::parse(&self.conversation_id).ok()?,
             ordinal: self.ordinal,
             kind,
-            sector: Sector::from_name(sector).unwrap_or(kind.sector()),
+            sector: sector.parse().unwrap_or(kind.sector()),
             content: self.content.clone(),
             before: self.before.clone(),
             after: self.after.clone(),
@@ -246,7 +244,7 @@ pub(super) fn legacy_memory(record: &Record) -> Option<Memory> {
     if content.is_empty() {
         return None;
     }
-    let sector = Sector::from_name(&record.primary_sector).unwrap_or(Sector::Episodic);
+    let sector = record.primary_sector.parse().unwrap_or(Sector::Episodic);
     Some(Memory {
         agent: None,
         conversation_id: ConversationId::parse(&format!("legacy-{}", record.id)).ok()?,

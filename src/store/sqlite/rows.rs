@@ -3,11 +3,10 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, Row};
 
-use crate::domain::call_event::{EventKey, EventKind};
+use crate::domain::call_event::EventKey;
 use crate::domain::caller_id::CallerId;
-use crate::domain::greeting::Sentiment;
 use crate::domain::ids::{AgentId, ConversationId};
-use crate::domain::memory::{Memory, MemoryKind, Sector};
+use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
 use crate::domain::profile::{CallOrder, ConversationState, UniversalProfile};
 use crate::store::{Result, StoreError};
@@ -72,7 +71,7 @@ pub(super) fn event_key(row: &Row<'_>) -> Result<EventKey> {
     let kind: String = row.get("kind")?;
     let agent: Option<String> = row.get("agent")?;
     Ok(EventKey {
-        kind: EventKind::from_wire(&kind).ok_or_else(|| unreadable("kind"))?,
+        kind: kind.parse().map_err(|_| unreadable("kind"))?,
         conversation_id: conversation_id(row)?,
         agent_id: agent.and_then(|a| AgentId::parse(&a).ok()),
     })
@@ -106,7 +105,7 @@ pub(super) fn state(row: &Row<'_>) -> Result<ConversationState> {
         last_call_date: time(row, "last_call_date")?,
         next_greeting: row.get("next_greeting")?,
         key_topics: serde_json::from_str(&topics).map_err(|_| unreadable("key_topics"))?,
-        sentiment: sentiment.and_then(|s| Sentiment::from_name(&s)),
+        sentiment: sentiment.and_then(|s| s.parse().ok()),
         conversation_summary: row.get("conversation_summary")?,
         greeted_from,
     })
@@ -120,8 +119,8 @@ pub(super) fn memory(row: &Row<'_>) -> Result<Memory> {
         agent: agent_id.map(|_| agent(row)).transpose()?,
         conversation_id: conversation_id(row)?,
         ordinal: row.get("ordinal")?,
-        kind: MemoryKind::from_name(&kind).ok_or_else(|| unreadable("kind"))?,
-        sector: Sector::from_name(&sector).ok_or_else(|| unreadable("sector"))?,
+        kind: kind.parse().map_err(|_| unreadable("kind"))?,
+        sector: sector.parse().map_err(|_| unreadable("sector"))?,
         content: row.get("content")?,
         before: row.get("said_before")?,
         after: row.get("said_after")?,
