@@ -32,8 +32,9 @@ const MAX_RESTARTS: usize = 20;
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
 /// How long an actor may handle one message. They start tasks for what waits.
 const HANDLER_PATIENCE: Duration = Duration::from_secs(30);
-/// The same for the dispatcher of requests to OpenAI.
-const OPENAI_PATIENCE: Duration = Duration::from_secs(10 * 60);
+/// The same for the dispatcher of requests to OpenAI, which waits for whoever
+/// is first in its queue, and they for ten minutes at most.
+const OPENAI_PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// How long the actors may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 

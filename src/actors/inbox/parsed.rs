@@ -20,16 +20,49 @@ pub(in crate::actors) struct ParsedCalls(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    calls: FxHashMap<EventId, (Arc<Call>, usize)>,
-    /// In the order in which they were kept; those forgotten since leave theirs behind.
-    order: VecDeque<EventId>,
+    calls: FxHashMap<EventId, Kept>,
+    /// In the order in which they were kept, by their stamps; those forgotten
+    /// since leave theirs behind.
+    order: VecDeque<(EventId, u64)>,
     bytes: usize,
+    stamps: u64,
+}
+
+struct Kept {
+    call: Arc<Call>,
+    bytes: usize,
+    stamp: u64,
 }
 
 impl State {
     fn remove(&mut self, id: EventId) {
-        if let Some((_, bytes)) = self.calls.remove(&id) {
-            self.bytes -= bytes;
+        if let Some(kept) = self.calls.remove(&id) {
+            self.bytes -= kept.bytes;
+        }
+    }
+
+    /// Makes room for so many bytes more.
+    fn make_room(&mut self, bytes: usize) {
+        while self.bytes + bytes > MOST_BYTES {
+            let Some((id, stamp)) = self.order.pop_front() else {
+                return;
+            };
+            if self.is_present(id, stamp) {
+                self.remove(id);
+            }
+        }
+    }
+
+    fn is_present(&self, id: EventId, stamp: u64) -> bool {
+        self.calls.get(&id).is_some_and(|kept| kept.stamp == stamp)
+    }
+
+    /// Drops what was left behind, when it is most of the order.
+    fn tidy(&mut self) {
+        if self.order.len() > 2 * self.calls.len() + 16 {
+            let mut order = std::mem::take(&mut self.order);
+            order.retain(|(id, stamp)| self.is_present(*id, *stamp));
+            self.order = order;
         }
     }
 }
@@ -42,26 +75,19 @@ impl ParsedCalls {
         }
         let mut state = self.state();
         state.remove(id);
-        state.calls.insert(id, (call, bytes));
-        state.order.push_back(id);
+        state.make_room(bytes);
+        state.stamps += 1;
+        let stamp = state.stamps;
+        state.calls.insert(id, Kept { call, bytes, stamp });
+        state.order.push_back((id, stamp));
         state.bytes += bytes;
-        // Also when calls come and go, the order does not grow.
-        while state.bytes > MOST_BYTES || state.order.len() > 2 * state.calls.len() + 16 {
-            let Some(oldest) = state.order.pop_front() else {
-                break;
-            };
-            if state.bytes > MOST_BYTES {
-                state.remove(oldest);
-            } else if state.calls.contains_key(&oldest) {
-                state.order.push_back(oldest);
-            }
-        }
+        state.tidy();
     }
 
     /// The call of an event, if it is here.
     pub fn get(&self, id: EventId) -> Option<Arc<Call>> {
         let state = self.state();
-        state.calls.get(&id).map(|(call, _)| Arc::clone(call))
+        state.calls.get(&id).map(|kept| Arc::clone(&kept.call))
     }
 
     /// Nothing is left to be done with an event.
@@ -115,6 +141,10 @@ mod tests {
         for id in 0..10_000 {
             calls.keep(EventId(id), call(), 1_000);
             calls.forget(EventId(id));
+        }
+        // A dead letter that is tried again and again.
+        for _ in 0..1_000 {
+            calls.keep(EventId(-1), call(), 1);
         }
         assert!(calls.state().order.len() < 100);
         assert!(calls.get(EventId(-1)).is_some(), "the one that waits stays");
