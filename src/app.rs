@@ -14,7 +14,7 @@ use crate::actors::{ActorSystem, StartError, Stuck, SystemOptions};
 use crate::clients::{ElevenLabs, OpenAi, OpenMemory};
 use crate::compute::Compute;
 use crate::config::Config;
-use crate::http::{self, OpsState, PublicState};
+use crate::http::{self, AdminState, OpsState, PublicState};
 use crate::metric_definitions::Metrics;
 use crate::store::{
     Archive, Ledger, MemoryStore, OpenMemoryStore, SqliteDatabase, SqliteLedger, SqliteMemoryStore,
@@ -125,11 +125,13 @@ impl App {
         let upkeep = rendered.clone();
         let ops_routes = http::ops_routes(OpsState {
             metrics: rendered,
-            sessions: system.sessions.clone(),
-            agents: system.agents.clone(),
-            inbox: system.inbox.clone(),
             health: system.health.clone(),
-            admin_key: config.admin_key,
+            admin: AdminState {
+                sessions: system.sessions.clone(),
+                agents: system.agents.clone(),
+                inbox: system.inbox.clone(),
+                key: config.admin_key,
+            },
         });
 
         let (stop_public, stop_ops) = (CancellationToken::new(), CancellationToken::new());

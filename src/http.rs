@@ -32,6 +32,7 @@ use crate::telemetry::CallerIdFormat;
 
 use error::{ApiError, Response};
 
+pub use admin::AdminState;
 pub use ops::{OpsState, routes as ops_routes};
 pub use server::serve;
 pub use signature::sign;

@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use ractor::{ActorProcessingErr, ActorRef};
 
 use super::backoff::Backoff;
-use super::health::{Beacon, Watched};
+use super::progress::{Beacon, Watched};
 use super::slot::Slot;
 use super::worker::Worker;
 use crate::metric_definitions::{CallOutcome, Metrics};

@@ -2,12 +2,10 @@
 //!
 //! Events are durable before the actor hears of them; it only decides when
 //! each is worked on. It holds a window of the backlog, never all of it: as
-//! many events as the [`lanes`] have room for. What happens to an event then
+//! many events as the [`Lanes`] have room for. What happens to an event then
 //! is in [`pipeline`](super::pipeline).
 
 mod intake;
-mod lanes;
-mod parsed;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -20,6 +18,8 @@ use strum::IntoEnumIterator;
 use tokio::time::timeout;
 
 use super::archiver::Archiver;
+use super::lanes::Lanes;
+use super::parsed_calls::ParsedCalls;
 use super::pipeline::Pipeline;
 use super::slot::Slot;
 use super::worker::Worker;
@@ -28,8 +28,6 @@ use crate::store::{Claimed, DeadLetter, EventId, Ledger, Settlement, Stage};
 
 pub(super) use intake::Intake;
 pub use intake::{Delivery, Receipt, Recording};
-pub(super) use lanes::{Lanes, Lease};
-pub(super) use parsed::ParsedCalls;
 
 /// How often the inbox looks for events whose retry has come due.
 const TICK: Duration = Duration::from_millis(500);
@@ -48,6 +46,7 @@ const MAX_DEAD_LETTERS: usize = 1_000;
 /// The handle. Cheap to clone.
 #[derive(Clone)]
 pub struct Inbox {
+    slot: Slot<Message>,
     ledger: Arc<dyn Ledger>,
     intake: Arc<Intake>,
     lanes: Lanes,
@@ -65,10 +64,15 @@ impl Inbox {
         archiver: Archiver,
     ) -> Self {
         let now = Timestamp::now().as_millisecond();
+        let slot: Slot<Message> = Slot::default();
+        let freed = slot.clone();
         Self {
+            slot,
             ledger,
             intake: Arc::new(intake),
-            lanes: Lanes::default(),
+            lanes: Lanes::new(move || {
+                freed.send(Message::Wake);
+            }),
             calls,
             archiver,
             last_look: Arc::new(AtomicI64::new(now)),
@@ -77,7 +81,7 @@ impl Inbox {
 
     /// A new event is durable.
     fn news(&self) {
-        self.slot().send(Message::Wake);
+        self.slot.send(Message::Wake);
         self.archiver.wake();
     }
 
@@ -95,7 +99,7 @@ impl Inbox {
     /// If the ledger fails.
     pub async fn revive(&self, id: EventId) -> crate::store::Result<bool> {
         let revived = self.ledger.revive(id, Timestamp::now()).await?;
-        self.slot().send(Message::Wake);
+        self.slot.send(Message::Wake);
         Ok(revived)
     }
 
@@ -113,7 +117,7 @@ impl Inbox {
     }
 
     pub(super) fn slot(&self) -> &Slot<Message> {
-        self.lanes.inbox()
+        &self.slot
     }
 
     pub(super) fn lanes(&self) -> &Lanes {

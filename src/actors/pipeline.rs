@@ -17,8 +17,9 @@ use tracing::Instrument;
 
 use super::agent_cache::AgentCache;
 use super::backoff::Backoff;
-use super::inbox::{Lease, ParsedCalls};
+use super::lanes::Lease;
 use super::openai::{GreetingFailure, OpenAiClient};
+use super::parsed_calls::ParsedCalls;
 use super::router::{SessionError, Sessions};
 use crate::compute::Compute;
 use crate::domain::agent_profile::AgentProfile;

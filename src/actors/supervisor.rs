@@ -11,11 +11,13 @@ use tokio::task::JoinHandle;
 
 use super::agent_cache::{self, AgentCache, AgentCacheActor};
 use super::archiver::{self, Archiver, ArchiverActor};
-use super::health::{Beacon, Health, Watched};
-use super::inbox::{self, Inbox, InboxActor, Intake, ParsedCalls};
+use super::health::Health;
+use super::inbox::{self, Inbox, InboxActor, Intake};
 use super::intensity::RestartIntensity;
 use super::openai::{self, OpenAiActor, OpenAiClient, OpenAiLimits};
+use super::parsed_calls::ParsedCalls;
 use super::pipeline::Pipeline;
+use super::progress::{Beacon, Watched};
 use super::router::{self, RouterActor, SessionOptions, Sessions};
 use super::session::Dependencies;
 use super::slot::Slot;

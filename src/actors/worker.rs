@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, Message, SupervisionEvent};
 
-use super::health::Beacon;
+use super::progress::Beacon;
 
 /// What such an actor does. Its state is the worker itself.
 pub(super) trait Worker: Send + Sized + 'static {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
@@ -14,7 +14,7 @@ use warp::{Filter, Rejection, path, reject};
 
 use super::body;
 use super::error::{self, ApiError, Response};
-use super::ops::OpsState;
+use crate::actors::{AgentCache, Inbox, Sessions};
 use crate::domain::caller_id::CallerId;
 use crate::domain::greeting::Sentiment;
 use crate::domain::ids::AgentId;
@@ -24,21 +24,30 @@ use crate::store::EventId;
 /// How long an administrative operation may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What the admin routes work with.
+pub struct AdminState {
+    pub sessions: Sessions,
+    pub agents: AgentCache,
+    pub inbox: Inbox,
+    /// The bearer token; without it there are no admin routes.
+    pub key: Option<SecretString>,
+}
+
 /// The admin routes. They all begin with [`authorized`]: what is behind it
 /// runs for those who have the key, and for nobody if there is none.
-pub(super) fn routes(state: Arc<OpsState>) -> BoxedFilter<(Response,)> {
-    let admin = authorized(state);
+pub(super) fn routes(state: AdminState) -> BoxedFilter<(Response,)> {
+    let admin = authorized(Arc::new(state));
     let caller = admin
         .clone()
         .and(path!("callers" / String))
         .and(warp::get())
-        .then(async |state: Arc<OpsState>, id: String| finish(show_caller(&state, &id)).await);
+        .then(async |state: Arc<AdminState>, id: String| finish(show_caller(&state, &id)).await);
     let rename = admin
         .clone()
         .and(path!("callers" / String / "name"))
         .and(warp::put())
         .and(warp::body::stream())
-        .then(async |state: Arc<OpsState>, id: String, body| {
+        .then(async |state: Arc<AdminState>, id: String, body| {
             let renamed = async {
                 let body = body::read_small(body).await?;
                 rename(&state, &id, &body).await
@@ -49,16 +58,16 @@ pub(super) fn routes(state: Arc<OpsState>) -> BoxedFilter<(Response,)> {
         .clone()
         .and(path!("agents" / String / "invalidate"))
         .and(warp::post())
-        .then(async |state: Arc<OpsState>, id: String| finish(invalidate(&state, &id)).await);
+        .then(async |state: Arc<AdminState>, id: String| finish(invalidate(&state, &id)).await);
     let dead_letters = admin
         .clone()
         .and(path!("dead-letters"))
         .and(warp::get())
-        .then(async |state: Arc<OpsState>| finish(dead_letters(&state)).await);
+        .then(async |state: Arc<AdminState>| finish(dead_letters(&state)).await);
     let revive = admin
         .and(path!("dead-letters" / i64 / "retry"))
         .and(warp::post())
-        .then(async |state: Arc<OpsState>, id: i64| finish(revive(&state, id)).await);
+        .then(async |state: Arc<AdminState>, id: i64| finish(revive(&state, id)).await);
     caller
         .or(rename)
         .unify()
@@ -73,8 +82,8 @@ pub(super) fn routes(state: Arc<OpsState>) -> BoxedFilter<(Response,)> {
 
 /// Lets a request under `/admin` pass that carries the key.
 fn authorized(
-    state: Arc<OpsState>,
-) -> impl Filter<Extract = (Arc<OpsState>,), Error = Rejection> + Clone {
+    state: Arc<AdminState>,
+) -> impl Filter<Extract = (Arc<AdminState>,), Error = Rejection> + Clone {
     path("admin")
         .and(warp::header::optional::<String>("authorization"))
         .and_then(move |authorization: Option<String>| {
@@ -83,8 +92,8 @@ fn authorized(
         })
 }
 
-fn check(state: &OpsState, authorization: Option<&str>) -> Result<(), Rejection> {
-    let expected = state.admin_key.as_ref().map(ExposeSecret::expose_secret);
+fn check(state: &AdminState, authorization: Option<&str>) -> Result<(), Rejection> {
+    let expected = state.key.as_ref().map(ExposeSecret::expose_secret);
     let Some(expected) = expected.filter(|key| !key.is_empty()) else {
         return Err(reject::not_found());
     };
@@ -121,7 +130,7 @@ fn parse_agent(id: &str) -> Result<AgentId, ApiError> {
 const NO_SUCH_CALLER: ApiError = ApiError::NoSuchThing("no such caller");
 const NO_SESSION: ApiError = ApiError::Unavailable("the caller's session is not available");
 
-async fn show_caller(state: &OpsState, id: &str) -> Result<Response, ApiError> {
+async fn show_caller(state: &AdminState, id: &str) -> Result<Response, ApiError> {
     let caller = parse_caller(id)?;
     let published = state
         .sessions
@@ -154,7 +163,7 @@ async fn show_caller(state: &OpsState, id: &str) -> Result<Response, ApiError> {
     })))
 }
 
-async fn rename(state: &OpsState, id: &str, body: &[u8]) -> Result<Response, ApiError> {
+async fn rename(state: &AdminState, id: &str, body: &[u8]) -> Result<Response, ApiError> {
     #[derive(Deserialize)]
     struct Request {
         name: String,
@@ -173,7 +182,7 @@ async fn rename(state: &OpsState, id: &str, body: &[u8]) -> Result<Response, Api
     ))
 }
 
-async fn invalidate(state: &OpsState, id: &str) -> Result<Response, ApiError> {
+async fn invalidate(state: &AdminState, id: &str) -> Result<Response, ApiError> {
     let agent = parse_agent(id)?;
     let known = state.agents.invalidate(&agent).await;
     Ok(error::json(
@@ -181,12 +190,12 @@ async fn invalidate(state: &OpsState, id: &str) -> Result<Response, ApiError> {
     ))
 }
 
-async fn dead_letters(state: &OpsState) -> Result<Response, ApiError> {
+async fn dead_letters(state: &AdminState) -> Result<Response, ApiError> {
     let letters = state.inbox.dead_letters().await?;
     Ok(error::json(&json!({"dead_letters": letters})))
 }
 
-async fn revive(state: &OpsState, id: i64) -> Result<Response, ApiError> {
+async fn revive(state: &AdminState, id: i64) -> Result<Response, ApiError> {
     if state.inbox.revive(EventId(id)).await? {
         Ok(error::json(&json!({"id": id, "status": "queued"})))
     } else {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use rustc_hash::FxHashMap;
 
-use crate::actors::health::Beacon;
 use crate::actors::intensity::RestartIntensity;
+use crate::actors::progress::Beacon;
 use crate::actors::session::{
     self, Change, Dependencies, SessionActor, SessionError, SessionTable,
 };

@@ -12,9 +12,7 @@ use std::time::Duration;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::Notify;
 
-use super::Message;
-use crate::actors::health::{Beacon, Watched};
-use crate::actors::slot::Slot;
+use super::progress::{Beacon, Watched};
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::AgentId;
 use crate::store::{EventId, InboxEvent, Stage};
@@ -41,15 +39,14 @@ fn patience(stage: Stage) -> Duration {
 }
 
 /// The lanes. Cheap to clone.
-#[derive(Clone, Default)]
-pub(in crate::actors) struct Lanes(Arc<Shared>);
+#[derive(Clone)]
+pub(super) struct Lanes(Arc<Shared>);
 
-#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     emptied: Notify,
-    /// Who hands out events: hears when a place is free.
-    inbox: Slot<Message>,
+    /// Tells whoever hands out events that a place is free.
+    freed: Box<dyn Fn() + Send + Sync>,
 }
 
 #[derive(Default)]
@@ -126,6 +123,15 @@ fn greeted_pair(event: &InboxEvent) -> Option<(CallerId, AgentId)> {
 }
 
 impl Lanes {
+    /// `freed` is called whenever a place is.
+    pub fn new(freed: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Shared {
+            state: Mutex::default(),
+            emptied: Notify::new(),
+            freed: Box::new(freed),
+        }))
+    }
+
     /// Which events of a stage are under way, and how many more there is a
     /// place for. No place once closed.
     pub fn room(&self, stage: Stage) -> (Vec<EventId>, usize) {
@@ -165,10 +171,6 @@ impl Lanes {
         }
     }
 
-    pub fn inbox(&self) -> &Slot<Message> {
-        &self.0.inbox
-    }
-
     pub fn watched(&self) -> [Watched; 2] {
         let mut state = self.state();
         [(Stage::Learn, "learning"), (Stage::Greet, "greetings")].map(|(stage, name)| Watched {
@@ -185,7 +187,7 @@ impl Lanes {
 }
 
 /// The right to work on one stage of an event.
-pub(in crate::actors) struct Lease {
+pub(super) struct Lease {
     event: InboxEvent,
     lanes: Lanes,
 }
@@ -207,7 +209,7 @@ impl Lease {
         state.give_back(&self.event);
         drop(state);
         self.event = next;
-        self.lanes.inbox().send(Message::Wake);
+        (self.lanes.0.freed)();
         true
     }
 
@@ -220,7 +222,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.lanes.state().give_back(&self.event);
-        self.lanes.inbox().send(Message::Wake);
+        (self.lanes.0.freed)();
         self.lanes.0.emptied.notify_waiters();
     }
 }
@@ -259,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_lane_is_full_by_events_or_by_bytes_and_a_giant_goes_alone() {
-        let lanes = Lanes::default();
+        let lanes = Lanes::new(|| {});
         let giant = lanes.take(event(0, Stage::Learn, "a", 2 * LANE_BYTES));
         assert!(giant.is_some() && lanes.take(event(1, Stage::Learn, "a", 1)).is_none());
         drop(giant);
@@ -276,7 +278,7 @@ mod tests {
 
     #[test]
     fn one_greeting_of_a_caller_and_agent_at_a_time() {
-        let lanes = Lanes::default();
+        let lanes = Lanes::new(|| {});
         let mut learned = lanes.take(event(1, Stage::Learn, "a", 1)).unwrap();
         let other = lanes.take(event(2, Stage::Greet, "b", 1));
         let first = lanes.take(event(3, Stage::Greet, "a", 1));
@@ -295,7 +297,7 @@ mod tests {
 
     #[test]
     fn draining_waits_for_what_is_under_way_and_begins_nothing() {
-        let lanes = Lanes::default();
+        let lanes = Lanes::new(|| {});
         let mut lease = lanes.take(event(1, Stage::Learn, "a", 1)).unwrap();
         let mut drained = Box::pin(lanes.drain());
         assert_eq!(drained.as_mut().now_or_never(), None);

@@ -16,7 +16,7 @@ const MOST_BYTES: usize = 32 * 1024 * 1024;
 
 /// Parsed calls by event. Cheap to clone.
 #[derive(Clone, Default)]
-pub(in crate::actors) struct ParsedCalls(Arc<Mutex<State>>);
+pub(super) struct ParsedCalls(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
