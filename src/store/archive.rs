@@ -92,7 +92,9 @@ impl Archive {
         self.blocking(move || {
             let written = files
                 .iter()
-                .map(|(part, path, body)| write_file(part, path, body).map_err(unavailable))
+                .map(|(part, path, body)| {
+                    write_file(part, path, |file| file.write_all(body)).map_err(unavailable)
+                })
                 .collect();
             // One flush for all. Should power fail before it, an event is not
             // marked as archived, and its file is written anew.
@@ -130,18 +132,21 @@ impl Archive {
         let (part, path) = (self.part(), self.path(key));
         self.blocking(move || {
             spool.writer.flush()?;
-            let decoded = write_whole(&part, &path, |file| {
+            let decoded = write_file(&part, &path, |file| {
                 let encoded = BufReader::new(File::open(&spool.path)?);
-                decode(encoded, file)
+                decode(encoded, file)?;
+                flush_content(file)
             });
             match decoded {
                 Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                     let raw = path.with_extension("b64");
-                    write_whole(&part, &raw, |file| {
-                        std::io::copy(&mut File::open(&spool.path)?, file).map(drop)
-                    })
+                    write_file(&part, &raw, |file| {
+                        std::io::copy(&mut File::open(&spool.path)?, file)?;
+                        flush_content(file)
+                    })?;
+                    flush_name(&raw)
                 }
-                other => other,
+                other => other.and_then(|()| flush_name(&path)),
             }
         })
         .await
@@ -234,14 +239,21 @@ fn decode(mut encoded: impl Read, decoded: &mut impl Write) -> std::io::Result<(
     decoded.write_all(&STANDARD.decode(&pending).map_err(invalid)?)
 }
 
-/// Writes `part`, then gives it its name. Durable with the next flush.
-fn write_file(part: &Path, path: &Path, body: &[u8]) -> std::io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+/// Writes `part`, then gives it its name. Durable with the next flush of the disk.
+fn write_file(
+    part: &Path,
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
+) -> std::io::Result<()> {
     let written = DirBuilder::new()
         .recursive(true)
         .mode(0o700)
-        .create(folder)
-        .and_then(|()| create_file(part)?.write_all(body))
+        .create(folder_of(path))
+        .and_then(|()| {
+            let mut writer = BufWriter::new(create_file(part)?);
+            write(&mut writer)?;
+            writer.flush()
+        })
         .and_then(|()| std::fs::rename(part, path));
     if written.is_err() {
         let _ = std::fs::remove_file(part);
@@ -249,37 +261,21 @@ fn write_file(part: &Path, path: &Path, body: &[u8]) -> std::io::Result<()> {
     written
 }
 
-/// Writes `part`, then gives it its name. When this returns, it is on disk.
-fn write_whole(
-    part: &Path,
-    path: &Path,
-    write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
-) -> std::io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let is_new = !folder.exists();
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)?;
-    let mut writer = BufWriter::new(create_file(part)?);
-    let written = write(&mut writer)
-        .and_then(|()| {
-            writer
-                .into_inner()
-                .map_err(std::io::IntoInnerError::into_error)
-        })
-        .and_then(|file| file.sync_all())
-        .and_then(|()| std::fs::rename(part, path))
-        // The name is durable only when its folder is.
-        .and_then(|()| File::open(folder)?.sync_all())
-        .and_then(|()| match folder.parent() {
-            Some(root) if is_new => File::open(root)?.sync_all(),
-            _ => Ok(()),
-        });
-    if written.is_err() {
-        let _ = std::fs::remove_file(part);
-    }
-    written
+/// Flushes what was written, so that no name is given to less than the whole.
+fn flush_content(file: &mut BufWriter<File>) -> std::io::Result<()> {
+    file.flush()?;
+    file.get_ref().sync_all()
+}
+
+/// Flushes a file's name, which is durable only when its folder is.
+fn flush_name(path: &Path) -> std::io::Result<()> {
+    let folder = folder_of(path);
+    File::open(folder)?.sync_all()?;
+    File::open(folder_of(folder))?.sync_all()
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
 }
 
 fn create_file(path: &Path) -> std::io::Result<File> {

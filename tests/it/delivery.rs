@@ -123,10 +123,7 @@ async fn a_stop_is_quick_and_what_is_open_goes_on_after_the_next_start() {
     service
         .end_call(&call("conv_1", AGENT, CALLER).caller("I like roses."))
         .await;
-    until("the request to OpenAI", async || {
-        service.upstream.asked() == 1
-    })
-    .await;
+    service.wait_for_openai().await;
     let took = service.terminate().await;
     assert!(took < Duration::from_secs(20), "{took:?}");
 
@@ -313,10 +310,7 @@ async fn a_ledger_that_takes_nothing_never_buys_a_greeting_twice() {
     service
         .end_call(&call("conv_1", AGENT, CALLER).caller("I like roses."))
         .await;
-    until("the request to OpenAI", async || {
-        service.upstream.asked() == 1
-    })
-    .await;
+    service.wait_for_openai().await;
     // The greeting is stored in the same file, so it may wait as well; what
     // counts is that it is not asked for again.
     let mut database = rusqlite::Connection::open(service.path("elaoms.db")).unwrap();

@@ -154,6 +154,11 @@ impl Service {
         self.child.id().unwrap()
     }
 
+    /// Waits until OpenAI got its first request.
+    pub async fn wait_for_openai(&self) {
+        until("the request to OpenAI", async || self.upstream.asked() == 1).await;
+    }
+
     /// Everything the program has printed.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
