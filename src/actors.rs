@@ -12,8 +12,9 @@
 //! program holds handles. A handle outlives its actor; after a restart it
 //! reaches the new one.
 //!
-//! No handler waits for the network or the store (but for a session's first
-//! load): it starts a task, and the answer comes back as a message.
+//! No handler waits for the network or a store but these: a session for the
+//! change that it makes, and the OpenAI client for the first of its queue.
+//! The others start a task, and its answer comes back as a message.
 
 mod agent_cache;
 mod archiver;

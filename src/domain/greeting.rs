@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_mended_is_mended() {
+    fn what_can_be_corrected_is_corrected() {
         assert_eq!(
             greeting("So, Nora... how is it?").unwrap().unwrap(),
             "So, Nora. how is it?"

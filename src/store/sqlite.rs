@@ -39,6 +39,9 @@ const READERS: usize = 4;
 const CHECKPOINT_PAGES: u32 = 8_000;
 /// Memory for pages of the writer, in KiB.
 const WRITER_CACHE_KIB: i32 = 16 * 1024;
+/// The same for each reader: enough for the inner pages of the trees of a
+/// million callers, so that a cold ring reads little but the leaves.
+const READER_CACHE_KIB: i32 = 8 * 1024;
 /// How long a connection waits for another process's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for the end: a disk that hangs must not keep the process.
@@ -122,7 +125,11 @@ impl SqliteDatabase {
         migrate(&mut connection)?;
 
         let readers = (0..READERS)
-            .map(|_| connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY))
+            .map(|_| {
+                let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+                reader.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
+                Ok(reader)
+            })
             .collect::<Result<Vec<_>>>()?;
         Ok(Self {
             inner: Arc::new(Inner {

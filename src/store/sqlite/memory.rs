@@ -1,6 +1,7 @@
 //! Both tiers and the memories in SQLite.
 
 use async_trait::async_trait;
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, named_params, params};
 use rustc_hash::FxHashSet;
 
@@ -88,16 +89,27 @@ impl MemoryStore for SqliteMemoryStore {
     }
 }
 
+/// One statement, so both tiers are of one moment, and the cheapest read that
+/// a ring can have: no transaction around it to be parsed and locked.
 fn tiers_of(db: &Connection, caller: &CallerId) -> Result<Tiers> {
-    // Two statements, one snapshot.
-    let snapshot = db.unchecked_transaction()?;
-    let Some(profile) = profile_of(&snapshot, caller)? else {
-        return Ok(Tiers::default());
-    };
-    Ok(Tiers {
-        profile: Some(profile),
-        states: states_of(&snapshot, caller)?,
-    })
+    let sql = "SELECT c.caller AS caller, name, first_seen, total_interactions,
+                   agent, conversation_count, last_call_date, next_greeting, key_topics, sentiment,
+                   conversation_summary, greeted_started_at, greeted_arrival
+               FROM callers c LEFT JOIN conversation_states s ON s.caller = c.caller
+               WHERE c.caller = ?1";
+    let mut statement = db.prepare_cached(sql)?;
+    let mut rows = statement.query([caller.as_str()])?;
+    let mut tiers = Tiers::default();
+    while let Some(row) = rows.next()? {
+        if tiers.profile.is_none() {
+            tiers.profile = Some(rows::profile(row)?);
+        }
+        // A caller without calls, copied from elsewhere, has no agent.
+        if !matches!(row.get_ref("agent")?, ValueRef::Null) {
+            tiers.states.push((rows::agent(row)?, rows::state(row)?));
+        }
+    }
+    Ok(tiers)
 }
 
 fn profile_of(db: &Connection, caller: &CallerId) -> Result<Option<UniversalProfile>> {
