@@ -103,6 +103,7 @@ impl App {
             sessions: services.sessions,
             metrics: Arc::clone(&metrics),
             caller_ids: services.caller_ids.clone(),
+            caller_rules: Arc::clone(&services.caller_rules),
         })
         .await?;
 
@@ -115,6 +116,7 @@ impl App {
             inbox: system.inbox.clone(),
             metrics,
             caller_ids: services.caller_ids,
+            caller_rules: Arc::clone(&services.caller_rules),
             client_data_key: config.client_data_key,
             search_data_key: config.search_data_key,
             post_call_key: config.post_call_key,
@@ -130,6 +132,7 @@ impl App {
                 sessions: system.sessions.clone(),
                 agents: system.agents.clone(),
                 inbox: system.inbox.clone(),
+                caller_rules: services.caller_rules,
                 key: config.admin_key,
             },
         });

@@ -9,12 +9,15 @@ mod environment;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::actors::{OpenAiLimits, SessionOptions};
 use crate::clients::OpenAiOptions;
+use crate::domain::caller_rules::{CallerRules, Region};
+use crate::domain::ids::AgentId;
 use crate::telemetry::{CallerIdFormat, LogFormat};
 
 pub use environment::Environment;
@@ -66,6 +69,8 @@ pub struct Services {
     pub max_body: usize,
     /// `MAX_SESSIONS`
     pub sessions: SessionOptions,
+    /// `DEFAULT_REGION` and `TRUSTED_USER_ID_AGENTS`
+    pub caller_rules: Arc<CallerRules>,
     /// `LOG_FORMAT`
     pub log_format: LogFormat,
     /// `LOG_CALLER_IDS`
@@ -263,6 +268,7 @@ impl Reader<'_> {
                 most: self.number("MAX_SESSIONS", 20_000, 16..=10_000_000),
                 idle: SESSION_IDLE,
             },
+            caller_rules: Arc::new(self.caller_rules()),
             log_format,
             caller_ids,
             log_filter: self.log_filter(),
@@ -307,6 +313,30 @@ impl Reader<'_> {
                 PathBuf::new()
             }
         }
+    }
+
+    fn caller_rules(&mut self) -> CallerRules {
+        let region = self.text("DEFAULT_REGION").and_then(|code| {
+            let region = Region::parse(&code);
+            if region.is_none() {
+                self.warnings.push(format!(
+                    "DEFAULT_REGION is {code:?}, not a country code of two letters such as US; numbers \
+                     without a plus stay as they are"
+                ));
+            }
+            region
+        });
+        let agents = self.text("TRUSTED_USER_ID_AGENTS").unwrap_or_default();
+        let mut trusted = Vec::new();
+        for id in agents.split(',').map(str::trim).filter(|id| !id.is_empty()) {
+            match AgentId::parse(id) {
+                Ok(agent) => trusted.push(agent),
+                Err(error) => self.problems.push(format!(
+                    "TRUSTED_USER_ID_AGENTS holds something that is no agent id: it {error}"
+                )),
+            }
+        }
+        CallerRules::new(region, trusted)
     }
 
     /// A port on this machine, or a URL.

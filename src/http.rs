@@ -27,6 +27,7 @@ use warp::filters::BoxedFilter;
 use warp::{Filter, Reply, path};
 
 use crate::actors::{AgentCache, Inbox, Sessions};
+use crate::domain::caller_rules::CallerRules;
 use crate::metric_definitions::{Endpoint, Metrics};
 use crate::telemetry::CallerIdFormat;
 
@@ -60,6 +61,8 @@ pub struct PublicState {
     pub metrics: Arc<Metrics>,
     /// How callers appear in logs.
     pub caller_ids: CallerIdFormat,
+    /// How callers are told.
+    pub caller_rules: Arc<CallerRules>,
     /// `X-Api-Key` of client-data.
     pub client_data_key: SecretString,
     /// `X-Api-Key` of search-data.

@@ -25,6 +25,7 @@ use crate::compute::Compute;
 use crate::domain::agent_profile::AgentProfile;
 use crate::domain::call_event::{self, Call, CallEvent};
 use crate::domain::caller_id::CallerId;
+use crate::domain::caller_rules::CallerRules;
 use crate::domain::ids::AgentId;
 use crate::domain::learning::Learning;
 use crate::domain::name;
@@ -60,6 +61,7 @@ pub(super) struct Pipeline {
     pub openai: Option<OpenAiClient>,
     /// Calls that were parsed when they were received.
     pub calls: ParsedCalls,
+    pub caller_rules: Arc<CallerRules>,
     /// For large events.
     pub reading: Compute,
     /// How long a greeting is tried for.
@@ -158,7 +160,7 @@ impl Pipeline {
         let call = self.read(&event).await?;
 
         if event.stage == Stage::Learn {
-            self.learn(&event, &call).await?;
+            self.learn(&event, caller, &call).await?;
             let settled = self.settle(lease, Settlement::Learned).await;
             // Without a place in its lane, the greeting is made when there is one.
             if settled.next != Some(Stage::Greet) || !lease.enter(Stage::Greet) {
@@ -180,7 +182,8 @@ impl Pipeline {
             return Err(Failure::dead("the body of the event is gone"));
         };
         let received_at = event.received_at;
-        let parse = move || call_event::parse(&payload, received_at);
+        let rules = Arc::clone(&self.caller_rules);
+        let parse = move || call_event::parse(&payload, received_at, &rules);
         match self.off_runtime(event, parse).await? {
             Ok(CallEvent::Transcription(call)) => {
                 let call = Arc::new(call);
@@ -192,14 +195,18 @@ impl Pipeline {
         }
     }
 
-    async fn learn(&self, event: &InboxEvent, call: &Arc<Call>) -> Result<(), Failure> {
-        let listened = Arc::clone(call);
+    async fn learn(
+        &self,
+        event: &InboxEvent,
+        caller: &CallerId,
+        call: &Arc<Call>,
+    ) -> Result<(), Failure> {
+        let (listened, whose) = (Arc::clone(call), caller.clone());
         let learning = self
-            .off_runtime(event, move || Learning::from_call(&listened))
+            .off_runtime(event, move || Learning::from_call(&listened, whose))
             .await?
-            .ok_or_else(|| Failure::dead("the call has no caller to learn from"))?;
-        let caller = learning.caller.clone();
-        let shown = self.caller_ids.show(&caller);
+            .ok_or_else(|| Failure::dead("the call names no agent"))?;
+        let shown = self.caller_ids.show(caller);
         log_events::processing_memories(&shown, &learning.agent);
         self.sessions.learn(learning).await?;
         log_events::profile_updated(&shown);

@@ -24,6 +24,7 @@ use super::slot::Slot;
 use super::worker::{Worker, WorkerActor};
 use crate::clients::{ElevenLabs, OpenAi};
 use crate::compute::Compute;
+use crate::domain::caller_rules::CallerRules;
 use crate::metric_definitions::{ActorKind, Label, Metrics};
 use crate::store::{Archive, Ledger, MemoryStore, StoreError};
 use crate::telemetry::CallerIdFormat;
@@ -64,6 +65,8 @@ pub struct SystemOptions {
     pub metrics: Arc<Metrics>,
     /// How callers appear in logs.
     pub caller_ids: CallerIdFormat,
+    /// How callers are told from what events say.
+    pub caller_rules: Arc<CallerRules>,
 }
 
 /// Why the actors cannot be started.
@@ -132,6 +135,7 @@ impl ActorSystem {
         let intake = Intake {
             archive: archive.clone(),
             reading: options.background.clone(),
+            caller_rules: Arc::clone(&options.caller_rules),
             metrics: Arc::clone(&metrics),
             greetings: openai.is_some(),
         };
@@ -143,6 +147,7 @@ impl ActorSystem {
             openai: openai.as_ref().map(|(handle, _)| handle.clone()),
             calls,
             reading: options.background,
+            caller_rules: options.caller_rules,
             greeting_retry: options.greeting_retry,
             metrics: Arc::clone(&metrics),
             caller_ids: options.caller_ids,

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use strum::{EnumString, IntoStaticStr};
 
 use super::caller_id::CallerId;
+use super::caller_rules::CallerRules;
 use super::fields::{each_element, each_field, fields, text};
 use super::ids::{AgentId, ConversationId};
 
@@ -162,12 +163,18 @@ pub const MAX_FACTS: usize = 200;
 pub const LARGE_BODY: usize = 64 * 1024;
 
 /// Reads an event. `received_at` stands in for the start of a call whose
-/// event carries no time. Takes time and memory in proportion to what is said
+/// event carries no time, or one that was still to come: greetings are kept in
+/// the order of calls, and one from the future would be the newest for ever.
+/// Takes time and memory in proportion to what is said
 /// in the call.
 ///
 /// # Errors
 /// [`EventError`] if the type, conversation or agent cannot be told.
-pub fn parse(body: &[u8], received_at: Timestamp) -> Result<CallEvent, EventError> {
+pub fn parse(
+    body: &[u8],
+    received_at: Timestamp,
+    rules: &CallerRules,
+) -> Result<CallEvent, EventError> {
     let not_json = |e: &dyn std::fmt::Display| EventError::NotJson(e.to_string());
     let body = std::str::from_utf8(body).map_err(|e| not_json(&e))?;
     let body: &RawValue = serde_json::from_str(body).map_err(|e| not_json(&e))?;
@@ -192,12 +199,11 @@ pub fn parse(body: &[u8], received_at: Timestamp) -> Result<CallEvent, EventErro
                 data.metadata,
                 ["start_time_unix_secs", "phone_call", "whatsapp"],
             );
+            let started_at = unix_seconds(started).or_else(|| unix_seconds(event_timestamp));
             CallEvent::Transcription(Call {
+                caller: caller_of(&data, key.agent_id.as_ref(), phone_call, whatsapp, rules),
                 key,
-                caller: caller_of(&data, phone_call, whatsapp),
-                started_at: unix_seconds(started)
-                    .or_else(|| unix_seconds(event_timestamp))
-                    .unwrap_or(received_at),
+                started_at: started_at.map_or(received_at, |started| started.min(received_at)),
                 turns: turns_of(data.transcript),
                 facts: facts_of(data.analysis),
             })
@@ -252,7 +258,13 @@ impl<'a> Data<'a> {
 
 /// Which caller a call belongs to: the first of these that is present decides,
 /// even if it says that the number is withheld.
-fn caller_of(data: &Data<'_>, phone_call: &str, whatsapp: &str) -> Option<CallerId> {
+fn caller_of(
+    data: &Data<'_>,
+    agent: Option<&AgentId>,
+    phone_call: &str,
+    whatsapp: &str,
+    rules: &CallerRules,
+) -> Option<CallerId> {
     let [direction, external_number] = fields(phone_call, ["direction", "external_number"]);
     let [variables] = fields(data.initiation, ["dynamic_variables"]);
     let [caller_id, called_number] =
@@ -260,13 +272,13 @@ fn caller_of(data: &Data<'_>, phone_call: &str, whatsapp: &str) -> Option<Caller
     let [whatsapp_user_id] = fields(whatsapp, ["whatsapp_user_id"]);
     let outbound = text(direction).as_deref() == Some("outbound");
     let variable = if outbound { called_number } else { caller_id };
-    let named = [external_number, variable, whatsapp_user_id]
-        .into_iter()
-        .find_map(text);
-    if let Some(raw) = named {
-        return CallerId::parse(&raw).ok();
+    if let Some(raw) = text(external_number).or_else(|| text(variable)) {
+        return rules.caller(&raw).ok();
     }
-    text(data.user_id).and_then(|id| CallerId::parse_unmistakable(&id))
+    if let Some(raw) = text(whatsapp_user_id) {
+        return rules.whatsapp(&raw).ok();
+    }
+    text(data.user_id).and_then(|id| rules.claimed(agent, &id))
 }
 
 fn turns_of(transcript: &str) -> Vec<Turn> {
@@ -340,6 +352,8 @@ fn unix_seconds(value: &str) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -349,12 +363,21 @@ mod tests {
         Timestamp::from_second(1_795_341_999).unwrap()
     }
 
+    fn read(body: &str) -> Result<CallEvent, EventError> {
+        // The plans of the world take a while to read.
+        static RULES: LazyLock<CallerRules> =
+            LazyLock::new(|| CallerRules::new(None, AgentId::parse("agent_trusted").ok()));
+        parse(body.as_bytes(), now(), &RULES)
+    }
+
     fn event(data: Value) -> Call {
         let mut data = data;
-        data["agent_id"] = "agent_a".into();
+        if data["agent_id"].is_null() {
+            data["agent_id"] = "agent_a".into();
+        }
         data["conversation_id"] = "conv_1".into();
         let body = json!({"type": "post_call_transcription", "data": data}).to_string();
-        match parse(body.as_bytes(), now()).unwrap() {
+        match read(&body).unwrap() {
             CallEvent::Transcription(call) => call,
             other => panic!("{other:?}"),
         }
@@ -393,11 +416,25 @@ mod tests {
                 .as_deref(),
             Some("5511955550104")
         );
-        assert_eq!(
-            caller(json!({"user_id": "+16125550101"})).as_deref(),
-            Some("+16125550101")
-        );
-        assert_eq!(caller(json!({"user_id": "customer 17"})), None);
+    }
+
+    #[test]
+    fn what_a_client_says_of_itself_counts_for_trusted_agents_alone() {
+        let says = |agent: &str| caller(json!({"user_id": "+16125550101", "agent_id": agent}));
+        assert_eq!(says("agent_trusted").as_deref(), Some("+16125550101"));
+        assert_eq!(says("agent_a"), None);
+        let other = json!({"user_id": "customer 17", "agent_id": "agent_trusted"});
+        assert_eq!(caller(other), None);
+    }
+
+    #[test]
+    fn a_call_never_starts_after_it_was_received() {
+        let started = |seconds: i64| {
+            let data = json!({"metadata": {"start_time_unix_secs": seconds}});
+            event(data).started_at.as_second()
+        };
+        assert_eq!(started(4_102_444_800), now().as_second());
+        assert_eq!(started(1_795_341_600), 1_795_341_600);
     }
 
     #[test]
@@ -437,7 +474,7 @@ mod tests {
 
     #[test]
     fn what_is_no_event_says_why() {
-        let why = |body: &str| parse(body.as_bytes(), now()).unwrap_err();
+        let why = |body: &str| read(body).unwrap_err();
         assert!(matches!(why("{"), EventError::NotJson(_)));
         assert_eq!(why("[]"), EventError::UnknownType);
         assert_eq!(
@@ -494,9 +531,9 @@ mod tests {
             if body["data"].is_object() {
                 body["data"]["conversation_id"] = "conv_x".into();
                 body["data"]["agent_id"] = "agent_x".into();
-                prop_assert!(parse(body.to_string().as_bytes(), now()).is_ok());
+                prop_assert!(read(&body.to_string()).is_ok());
             } else {
-                prop_assert!(parse(body.to_string().as_bytes(), now()).is_err());
+                prop_assert!(read(&body.to_string()).is_err());
             }
         }
     }

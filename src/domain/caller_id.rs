@@ -7,6 +7,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::caller_rules::is_one_digit_repeated;
+
 /// Words that networks send instead of a number when the caller withholds it,
 /// each with the digits that Twilio sends for it (the word spelled on a
 /// telephone keypad, with a plus in front).
@@ -42,6 +44,10 @@ pub enum CallerIdError {
     /// Neither an E.164 number, nor a SIP URI, nor a WhatsApp id.
     #[error("is no E.164 number, SIP URI or WhatsApp id")]
     Malformed,
+    /// No telephone network can have assigned it: a placeholder, which many
+    /// callers would share.
+    #[error("is a number that no telephone network assigns")]
+    Unassigned,
 }
 
 impl CallerId {
@@ -67,6 +73,16 @@ impl CallerId {
             return parse_number(number.trim_start_matches('+'));
         }
         parse_number(strip_scheme(text, "tel:").unwrap_or(text))
+    }
+
+    /// Takes an id from a store. What the rules of its time let in stays
+    /// readable whatever today's rules say; `None` only for what no rules ever
+    /// let in.
+    #[must_use]
+    pub fn from_stored(text: &str) -> Option<Self> {
+        let is_id = (1..=MAX_SIP_BYTES + "sips:".len()).contains(&text.len())
+            && !text.contains(|c: char| c.is_control() || c.is_whitespace());
+        is_id.then(|| Self(text.into()))
     }
 
     /// Recognises ids that cannot be taken for something else: a number with
@@ -155,8 +171,13 @@ fn parse_number(text: &str) -> Result<CallerId, CallerIdError> {
     if !(7..=15).contains(&digits.len()) || leading_zero {
         return Err(CallerIdError::Malformed);
     }
-    if WITHHELD.iter().any(|(_, keypad)| digits == *keypad) {
+    // Some networks put the country code of North America in front of the word.
+    let spelled = |digits: &str| WITHHELD.iter().any(|(_, keypad)| digits == *keypad);
+    if spelled(digits) || digits.strip_prefix('1').is_some_and(spelled) {
         return Err(CallerIdError::Withheld);
+    }
+    if is_one_digit_repeated(digits) {
+        return Err(CallerIdError::Unassigned);
     }
     Ok(CallerId(number.into()))
 }
@@ -255,6 +276,8 @@ mod tests {
             "+7378742833",
             "+86282452253",
             "+8656696",
+            "+17378742833",
+            "1266696687",
             "+",
         ] {
             check(raw, Err(CallerIdError::Withheld));

@@ -27,10 +27,9 @@ pub struct Learning {
 }
 
 impl Learning {
-    /// What `call` teaches, or `None` if its caller is withheld or unknown.
+    /// What `call` teaches of `caller`, or `None` if it names no agent.
     #[must_use]
-    pub fn from_call(call: &Call) -> Option<Self> {
-        let caller = call.caller.clone()?;
+    pub fn from_call(call: &Call, caller: CallerId) -> Option<Self> {
         let agent = call.key.agent_id.clone()?;
         Some(Self {
             conversation_id: call.key.conversation_id.clone(),

@@ -197,11 +197,15 @@ fn readable_key(key: &str) -> String {
 mod tests {
     use super::*;
     use crate::domain::call_event::{CallEvent, parse};
+    use crate::domain::caller_rules::CallerRules;
 
     fn memories(body: &serde_json::Value) -> Vec<Memory> {
-        let CallEvent::Transcription(call) =
-            parse(body.to_string().as_bytes(), Timestamp::UNIX_EPOCH).unwrap()
-        else {
+        let CallEvent::Transcription(call) = parse(
+            body.to_string().as_bytes(),
+            Timestamp::UNIX_EPOCH,
+            &CallerRules::default(),
+        )
+        .unwrap() else {
             panic!("no transcription")
         };
         of_call(&call, call.key.agent_id.as_ref().unwrap())

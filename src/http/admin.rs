@@ -16,6 +16,7 @@ use super::body;
 use super::error::{self, ApiError, Response};
 use crate::actors::{AgentCache, Inbox, Sessions};
 use crate::domain::caller_id::CallerId;
+use crate::domain::caller_rules::CallerRules;
 use crate::domain::greeting::Sentiment;
 use crate::domain::ids::AgentId;
 use crate::domain::name::CallerName;
@@ -29,6 +30,7 @@ pub struct AdminState {
     pub sessions: Sessions,
     pub agents: AgentCache,
     pub inbox: Inbox,
+    pub caller_rules: Arc<CallerRules>,
     /// The bearer token; without it there are no admin routes.
     pub key: Option<SecretString>,
 }

@@ -45,7 +45,8 @@ where
     let request: Request<'_> = serde_json::from_slice(&body)?;
     let agent = AgentId::parse(&request.agent_id)
         .map_err(|e| ApiError::Invalid(format!("agent_id {e}")))?;
-    let caller = CallerId::parse(request.caller_id.as_deref().unwrap_or_default()).ok();
+    let caller_id = request.caller_id.as_deref().unwrap_or_default();
+    let caller = shared.state.caller_rules.caller(caller_id).ok();
 
     let (outcome, answer) = ring(shared, caller.as_ref(), &agent).await;
     shared

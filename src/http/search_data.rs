@@ -13,6 +13,7 @@ use super::error::{self, ApiError, Response};
 use super::{Shared, authorize, body};
 use crate::actors::Published;
 use crate::domain::caller_id::CallerId;
+use crate::domain::caller_rules::CallerRules;
 use crate::domain::ids::AgentId;
 use crate::domain::memory::Memory;
 use crate::metric_definitions::SearchOutcome;
@@ -50,7 +51,7 @@ struct Query {
 }
 
 impl Query {
-    fn parse(body: &[u8]) -> Result<Self, ApiError> {
+    fn parse(body: &[u8], rules: &CallerRules) -> Result<Self, ApiError> {
         let Request { flat, parameters } = serde_json::from_slice(body)?;
         let inner = parameters.unwrap_or(Parameters {
             query: None,
@@ -68,7 +69,7 @@ impl Query {
             .ok_or_else(|| missing("user_id"))?;
         Ok(Self {
             query: inner.query.or(flat.query).ok_or_else(|| missing("query"))?,
-            caller: CallerId::parse(user.as_deref().unwrap_or_default()).ok(),
+            caller: rules.caller(user.as_deref().unwrap_or_default()).ok(),
             agent: AgentId::parse(&agent)
                 .map_err(|e| ApiError::Invalid(format!("agent_id {e}")))?,
         })
@@ -135,7 +136,7 @@ where
 {
     authorize(key, &shared.state.search_data_key)?;
     let body = body::read_small(body).await?;
-    let query = Query::parse(&body)?;
+    let query = Query::parse(&body, &shared.state.caller_rules)?;
     let shown = query
         .caller
         .as_ref()

@@ -120,6 +120,7 @@ impl World {
             sessions: SessionOptions { most: 1000, idle },
             metrics: Arc::new(metrics),
             caller_ids: Default::default(),
+            caller_rules: Arc::default(),
         })
         .await
         .unwrap();

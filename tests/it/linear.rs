@@ -6,6 +6,7 @@ use std::time::Duration;
 use elaoms::domain::agent_profile::AgentProfile;
 use elaoms::domain::call_event::{self, Call, CallEvent, Role, Turn};
 use elaoms::domain::caller_id::CallerId;
+use elaoms::domain::caller_rules::CallerRules;
 use elaoms::domain::envelope::EnvelopeSplitter;
 use elaoms::domain::greeting::Greeting;
 use elaoms::domain::ids::AgentId;
@@ -91,13 +92,20 @@ fn turn(role: Role, text: &str) -> Turn {
 
 fn call(turns: Vec<Turn>) -> Call {
     let body = json!({"type": "post_call_transcription", "data": {
-        "agent_id": "a", "conversation_id": "c", "user_id": "+16125550101"}});
-    let CallEvent::Transcription(call) =
-        call_event::parse(body.to_string().as_bytes(), Timestamp::UNIX_EPOCH).unwrap()
-    else {
+        "agent_id": "a", "conversation_id": "c"}});
+    let CallEvent::Transcription(call) = call_event::parse(
+        body.to_string().as_bytes(),
+        Timestamp::UNIX_EPOCH,
+        &CallerRules::default(),
+    )
+    .unwrap() else {
         unreachable!()
     };
     Call { turns, ..call }
+}
+
+fn caller() -> CallerId {
+    CallerId::parse("+16125550101").unwrap()
 }
 
 #[test]
@@ -164,7 +172,7 @@ fn memories_prompts_and_greetings_are_made_in_linear_time() {
                 .collect();
             let call = call(turns);
             let _ = memory::of_call(&call, &agent);
-            let _ = Learning::from_call(&call);
+            let _ = Learning::from_call(&call, caller());
         });
         check("the prompt", shape, |text| {
             let turns = [turn(Role::Caller, text)];
@@ -182,12 +190,16 @@ fn memories_prompts_and_greetings_are_made_in_linear_time() {
             let _ = Greeting::from_answer(&answer.to_string());
         });
         check("an index", shape, |text| {
-            let learning = Learning::from_call(&call(vec![turn(Role::Caller, text)])).unwrap();
+            let learning =
+                Learning::from_call(&call(vec![turn(Role::Caller, text)]), caller()).unwrap();
             let _ = Index::new(learning.memories);
         });
         check("a query", shape, |text| {
-            let learning =
-                Learning::from_call(&call(vec![turn(Role::Caller, "Anna likes roses")])).unwrap();
+            let learning = Learning::from_call(
+                &call(vec![turn(Role::Caller, "Anna likes roses")]),
+                caller(),
+            )
+            .unwrap();
             let _ = Index::new(learning.memories).search(text, &agent);
         });
     }
@@ -207,7 +219,11 @@ fn a_body_is_read_in_linear_time() {
         "\"data\":{\"a\":1},",
     ] {
         check("a body", shape, |text| {
-            let _ = call_event::parse(text.as_bytes(), Timestamp::UNIX_EPOCH);
+            let _ = call_event::parse(
+                text.as_bytes(),
+                Timestamp::UNIX_EPOCH,
+                &CallerRules::default(),
+            );
         });
         for (before, after) in [
             (
@@ -226,7 +242,11 @@ fn a_body_is_read_in_linear_time() {
         ] {
             check("a body with a middle", shape, |text| {
                 let body = format!("{before}{text}{after}");
-                let _ = call_event::parse(body.as_bytes(), Timestamp::UNIX_EPOCH);
+                let _ = call_event::parse(
+                    body.as_bytes(),
+                    Timestamp::UNIX_EPOCH,
+                    &CallerRules::default(),
+                );
             });
         }
         check("the splitter", shape, |text| {

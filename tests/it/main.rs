@@ -20,6 +20,7 @@ mod personal;
 mod service;
 mod store_contract;
 mod tools;
+mod trust;
 
 mod upstreams;
 mod webhooks;

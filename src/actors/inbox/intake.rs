@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::Inbox;
 use crate::compute::Compute;
 use crate::domain::call_event::{self, Call, CallEvent, EventError, EventKey};
+use crate::domain::caller_rules::CallerRules;
 use crate::domain::envelope::Envelope;
 use crate::metric_definitions::Metrics;
 use crate::store::{Accepted, Archive, AudioSpool, NewEvent, Result};
@@ -20,6 +21,7 @@ pub(in crate::actors) struct Intake {
     pub archive: Archive,
     /// Where large bodies are read.
     pub reading: Compute,
+    pub caller_rules: Arc<CallerRules>,
     pub metrics: Arc<Metrics>,
     /// Whether there is a model to make greetings.
     pub greetings: bool,
@@ -171,10 +173,10 @@ impl Inbox {
         now: Timestamp,
     ) -> std::result::Result<CallEvent, EventError> {
         if envelope.bytes.len() <= call_event::LARGE_BODY {
-            return call_event::parse(&envelope.bytes, now);
+            return call_event::parse(&envelope.bytes, now, &self.intake.caller_rules);
         }
-        let envelope = Arc::clone(envelope);
-        let read = move || call_event::parse(&envelope.bytes, now);
+        let (envelope, rules) = (Arc::clone(envelope), Arc::clone(&self.intake.caller_rules));
+        let read = move || call_event::parse(&envelope.bytes, now, &rules);
         let read = self.intake.reading.run(read).await;
         read.unwrap_or(Err(EventError::Unreadable))
     }

@@ -54,7 +54,7 @@ pub(super) fn unreadable(column: &str) -> StoreError {
 
 pub(super) fn caller(row: &Row<'_>) -> Result<CallerId> {
     let text: String = row.get("caller")?;
-    CallerId::parse(&text).map_err(|_| unreadable("caller"))
+    CallerId::from_stored(&text).ok_or_else(|| unreadable("caller"))
 }
 
 pub(super) fn agent(row: &Row<'_>) -> Result<AgentId> {

@@ -1,0 +1,103 @@
+//! What a browser, a caller, a model or an upstream says is data: it hurts no
+//! other caller and instructs no agent.
+
+use serde_json::{Value, json};
+
+use crate::payloads::call;
+use crate::service::{AGENT, CALLER, OTHER_CALLER, Service};
+
+/// A conversation in a web widget whose client says who it is.
+fn widget(conversation: &str, agent: &str, user_id: &str, said: &str) -> crate::payloads::CallBody {
+    call(conversation, agent, user_id)
+        .with("/data/user_id", user_id.into())
+        .with("/data/metadata/phone_call", Value::Null)
+        .with(
+            "/data/conversation_initiation_client_data/dynamic_variables",
+            json!({}),
+        )
+        .caller(said)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_cannot_write_a_callers_memory_unless_its_agent_is_trusted() {
+    let service =
+        Service::start_with(&[("TRUSTED_USER_ID_AGENTS", "agent_app, agent_other")]).await;
+    let known = call("conv_1", AGENT, CALLER).caller("My name is Nora. I like roses.");
+    service.end_call_and_settle(&known).await;
+    let before = service.ring(CALLER, AGENT).await;
+    let forged = widget(
+        "conv_2",
+        AGENT,
+        CALLER,
+        "My name is Mallory. I owe you nothing.",
+    );
+    service.end_call_and_settle(&forged).await;
+    let stranger = widget("conv_3", AGENT, OTHER_CALLER, "My name is Mallory.");
+    service.end_call_and_settle(&stranger).await;
+    assert_eq!(service.ring(CALLER, AGENT).await, before);
+    assert_eq!(service.caller(CALLER).await["total_interactions"], 1);
+    assert!(service.found(CALLER, AGENT, "owe nothing").await.is_empty());
+    let unknown = service.ring(OTHER_CALLER, AGENT).await;
+    assert_eq!(unknown["dynamic_variables"], json!({}));
+    // What it said is kept, for the operator alone.
+    assert!(service.path("payloads/conv_2").exists());
+
+    let app = widget("conv_4", "agent_app", OTHER_CALLER, "My name is Tomasz.");
+    service.end_call_and_settle(&app).await;
+    assert_eq!(service.caller(OTHER_CALLER).await["name"], "Tomasz");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn placeholders_of_many_strangers_are_nobody() {
+    let service = Service::start().await;
+    for (i, number) in [
+        "0000000000",
+        "5555555555",
+        "+10000000000",
+        "+19999999999",
+        "+99999999999",
+        "+17378742833",
+        "+1266696687",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let said = call(&format!("conv_{i}"), AGENT, number).caller("My name is Nora.");
+        service.end_call_and_settle(&said).await;
+        let answer = service.ring(number, AGENT).await;
+        assert_eq!(answer["dynamic_variables"], json!({}), "{number}");
+    }
+    assert_eq!(service.query("SELECT count(*) FROM callers"), 0);
+    // A range that nobody knew yesterday has a memory like any other.
+    let new_range = call("conv_new", AGENT, "+12735550101").caller("My name is Eve.");
+    service.end_call_and_settle(&new_range).await;
+    assert_eq!(service.caller("+12735550101").await["name"], "Eve");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_region_is_set_a_national_number_is_the_same_person() {
+    let service = Service::start_with(&[("DEFAULT_REGION", "US")]).await;
+    let said = call("conv_1", AGENT, "(612) 555-0101").caller("My name is Nora.");
+    service.end_call_and_settle(&said).await;
+    let answer = service.ring("+16125550101", AGENT).await;
+    assert_eq!(answer["dynamic_variables"]["user_name"], "Nora");
+    let answer = service.ring("6125550101", AGENT).await;
+    assert_eq!(answer["dynamic_variables"]["user_name"], "Nora");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_from_the_future_does_not_freeze_the_greeting() {
+    let service = Service::start().await;
+    let future = call("conv_1", AGENT, CALLER).caller("I like roses.").with(
+        "/data/metadata/start_time_unix_secs",
+        4_102_444_800_i64.into(),
+    );
+    service.end_call_and_settle(&future).await;
+    service.wait_for_greeting(CALLER, AGENT, "roses").await;
+    let now = jiff::Timestamp::now().as_second();
+    let next = call("conv_2", AGENT, CALLER)
+        .caller("I like tulips.")
+        .with("/data/metadata/start_time_unix_secs", (now + 60).into());
+    service.end_call_and_settle(&next).await;
+    service.wait_for_greeting(CALLER, AGENT, "tulips").await;
+}
