@@ -61,6 +61,7 @@ fn known(caller: usize) -> Result<CallerExport> {
         profile: UniversalProfile {
             phone_number: CallerId::parse(&number(caller))?,
             name: Some(CallerName::parse("Nora")?),
+            name_source: None,
             first_seen: called,
             total_interactions: 3,
         },

@@ -255,6 +255,7 @@ mod tests {
             crashes: 0,
             unusable: 0,
             received_at: Timestamp::UNIX_EPOCH,
+            greet_since: None,
             payload_bytes,
         }
     }

@@ -31,7 +31,7 @@ use crate::domain::learning::Learning;
 use crate::domain::name;
 use crate::domain::profile::UniversalProfile;
 use crate::domain::prompt::GreetingPrompt;
-use crate::domain::tiers::NewGreeting;
+use crate::domain::tiers::{Greeted, NewGreeting};
 use crate::log_events;
 use crate::metric_definitions::{CallOutcome, Metrics};
 use crate::store::{InboxEvent, Ledger, RetryCause, Settled, Settlement, Stage, StoreError};
@@ -49,6 +49,9 @@ const REWRITE: Backoff = Backoff {
 };
 /// An event whose work failed by a fault of ours so often is given up.
 const MAX_CRASHES: u32 = 8;
+/// Greetings made for one call while an operator, or another call, gives the
+/// caller another name each time.
+const MAX_NAMES: usize = 3;
 /// Unusable answers are paid for: so many rounds of tries, then it is given up.
 const MAX_UNUSABLE: u32 = 5;
 
@@ -221,33 +224,44 @@ impl Pipeline {
         call: &Call,
     ) -> Result<(), Failure> {
         let order = lease.event().order;
-        let view = self.sessions.open(caller, None).await?.view();
-        let is_wanted = view
-            .states
-            .get(agent)
-            .is_some_and(|state| state.lacks_greeting_of(order));
-        let (Some(openai), true) = (&self.openai, is_wanted) else {
-            // A newer call's greeting stands, or its own was stored before a
-            // crash, or there is no model to ask any more.
-            return Ok(());
-        };
         let shown = self.caller_ids.show(caller);
-        log_events::generating_greeting(&shown, agent);
-        let prompt = self.prompt(agent, view.profile.as_ref(), call).await;
-        let greeting = openai
-            .greeting(prompt)
-            .await
-            .map_err(|failure| self.not_made(lease.event(), failure))?;
-        let name = greeting.caller_name.clone();
-        let new = NewGreeting {
-            caller: caller.clone(),
-            agent: agent.clone(),
-            order,
-            name: name.and_then(|name| name::confirmed_by_turns(name, &call.turns)),
-            greeting,
-        };
-        if self.store_greeting(lease, new).await? {
-            log_events::greeting_stored(&shown, agent);
+        for _ in 0..MAX_NAMES {
+            let view = self.sessions.open(caller, None).await?.view();
+            let is_wanted = view
+                .states
+                .get(agent)
+                .is_some_and(|state| state.lacks_greeting_of(order));
+            let (Some(openai), true) = (&self.openai, is_wanted) else {
+                // A newer call's greeting stands, or its own was stored before a
+                // crash, or there is no model to ask any more.
+                return Ok(());
+            };
+            log_events::generating_greeting(&shown, agent);
+            let prompt = self.prompt(agent, view.profile.as_ref(), call).await;
+            let greeting = openai
+                .greeting(prompt)
+                .await
+                .map_err(|failure| self.not_made(lease.event(), failure))?;
+            let name = greeting.caller_name.clone();
+            let new = NewGreeting {
+                caller: caller.clone(),
+                agent: agent.clone(),
+                conversation_id: lease.event().key.conversation_id.clone(),
+                order,
+                addressed: view.profile.as_ref().and_then(|p| p.name.clone()),
+                name: name.and_then(|name| name::confirmed_by_turns(name, &call.turns)),
+                greeting,
+            };
+            match self.store_greeting(lease, new).await? {
+                Some(greeted) if greeted.misnamed => {
+                    tracing::info!("{shown} was renamed; the greeting is made anew");
+                }
+                Some(greeted) if greeted.stored => {
+                    log_events::greeting_stored(&shown, agent);
+                    return Ok(());
+                }
+                _ => return Ok(()),
+            }
         }
         Ok(())
     }
@@ -271,12 +285,16 @@ impl Pipeline {
     }
 
     /// Keeps at it while the store is away: the greeting is paid for, and
-    /// would be bought again. False if a newer one was there.
-    async fn store_greeting(&self, lease: &Lease, new: NewGreeting) -> Result<bool, Failure> {
+    /// would be bought again. `None` if the caller is not known any more.
+    async fn store_greeting(
+        &self,
+        lease: &Lease,
+        new: NewGreeting,
+    ) -> Result<Option<Greeted>, Failure> {
         let (mut failures, mut crashes) = (0, 0);
         loop {
             match self.sessions.store_greeting(new.clone()).await {
-                Ok(greeted) => return Ok(greeted.is_some_and(|greeted| greeted.stored)),
+                Ok(greeted) => return Ok(greeted),
                 Err(error @ SessionError::Store(StoreError::Corrupt(_))) => {
                     return Err(error.into());
                 }
@@ -303,8 +321,11 @@ impl Pipeline {
             GreetingFailure::Unusable { error } => (RetryCause::Unusable, error, None),
         };
         let hopeless = cause == RetryCause::Unusable && event.unusable + 1 >= MAX_UNUSABLE;
-        let age = Duration::try_from(Timestamp::now().duration_since(event.received_at));
-        if hopeless || age.is_ok_and(|age| age > self.greeting_retry) {
+        // Not from its receipt: it may have waited a day for the memory.
+        let tried_for = event.greet_since.map_or(Duration::ZERO, |since| {
+            Duration::try_from(Timestamp::now().duration_since(since)).unwrap_or_default()
+        });
+        if hopeless || tried_for >= self.greeting_retry {
             tracing::error!(
                 conversation = %event.key.conversation_id,
                 "The greeting is given up: OpenAI error: {error}"

@@ -217,7 +217,7 @@ impl Sessions {
     fn change(&self, caller: &CallerId, change: Change) {
         self.shard(caller).slot.send(Message::Change {
             caller: caller.clone(),
-            change,
+            change: Box::new(change),
         });
     }
 

@@ -17,6 +17,7 @@ mod table;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use ractor::{ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -162,6 +163,9 @@ impl SessionActor {
                     published.update(|view| {
                         view.profile = Some(profile);
                         view.states.insert(learning.agent.clone(), Arc::new(state));
+                        for (agent, state) in &learned.others {
+                            view.states.insert(agent.clone(), Arc::new(state.clone()));
+                        }
                     });
                     let memories = learned
                         .applied
@@ -190,7 +194,7 @@ impl SessionActor {
             }
             Change::Rename { name, reply } => {
                 let caller = self.setup.caller.clone();
-                let result = within_limit(store.rename(&caller, &name)).await;
+                let result = within_limit(store.rename(&caller, &name, Timestamp::now())).await;
                 if let Ok(Some(Renamed {
                     profile, states, ..
                 })) = &result

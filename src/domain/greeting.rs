@@ -3,6 +3,8 @@
 //! A model's output is spoken to a person and stored for good, so it is
 //! checked as input from outside: types, lengths, characters, enums.
 
+mod speech;
+
 use serde_json::Value;
 use strum::{EnumIter, EnumString, IntoStaticStr};
 
@@ -71,12 +73,24 @@ pub enum GreetingError {
     /// The greeting holds braces or control characters.
     #[error("the greeting holds braces or control characters")]
     Unspeakable,
+    /// The greeting holds a link, or instructs whoever reads it.
+    #[error("the greeting holds a link or an instruction")]
+    Hostile,
     /// The greeting has no sentence within [`MAX_GREETING_WORDS`] words.
     #[error("the greeting is longer than {MAX_GREETING_WORDS} words")]
     TooLong,
 }
 
 impl Greeting {
+    /// Whether it calls the caller by this name, first name or whole.
+    #[must_use]
+    pub fn speaks(&self, name: &CallerName) -> bool {
+        [&self.next_greeting, &self.conversation_summary]
+            .into_iter()
+            .flatten()
+            .any(|text| text.contains(name.first_word()))
+    }
+
     /// Checks the model's answer. A greeting that cannot be spoken makes the
     /// whole answer unusable; a topic, mood or summary that fails its check is
     /// left out.
@@ -123,9 +137,7 @@ fn unfenced(answer: &str) -> &str {
 }
 
 fn speakable(text: &str) -> Result<String, GreetingError> {
-    // Angle brackets are markup to a speech engine; format characters are never spoken.
-    let odd = |c: char| matches!(c, '{' | '}' | '<' | '>' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    if text.contains(odd) || text.chars().any(|c| c.is_control() && !c.is_whitespace()) {
+    if text.contains(is_odd) {
         return Err(GreetingError::Unspeakable);
     }
     // Text-to-speech reads an ellipsis as a long silence.
@@ -145,6 +157,9 @@ fn speakable(text: &str) -> Result<String, GreetingError> {
     let greeting = greeting.replace("...", " ");
     if !greeting.chars().any(char::is_alphanumeric) {
         return Err(GreetingError::Unspeakable);
+    }
+    if speech::is_hostile(&greeting) {
+        return Err(GreetingError::Hostile);
     }
     within_limits(greeting.trim())
 }
@@ -181,17 +196,21 @@ fn within_limits(greeting: &str) -> Result<String, GreetingError> {
         .ok_or(GreetingError::TooLong)
 }
 
-/// One line without braces or control characters, or nothing.
+/// One line that an agent may read, or nothing: without braces, markup,
+/// control characters, links and instructions.
 fn clean(text: &str, limit: usize) -> Option<String> {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if line.is_empty()
-        || line.contains("{{")
-        || line.contains("}}")
-        || line.contains(char::is_control)
-    {
+    if line.is_empty() || line.contains(is_odd) || speech::is_hostile(&line) {
         return None;
     }
     Some(line.chars().take(limit).collect())
+}
+
+/// Braces are templates and angle brackets markup to who reads them next;
+/// control and format characters are never spoken.
+fn is_odd(c: char) -> bool {
+    let is_format = matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    matches!(c, '{' | '}' | '<' | '>') || is_format || (c.is_control() && !c.is_whitespace())
 }
 
 fn topics(value: Option<&Value>) -> Vec<String> {

@@ -6,7 +6,7 @@ use super::call_event::Call;
 use super::caller_id::CallerId;
 use super::ids::{AgentId, ConversationId};
 use super::memory::{self, Memory};
-use super::name::{self, CallerName};
+use super::name::{self, Naming};
 
 /// The change that one call makes to its caller, applied exactly once per
 /// `conversation_id` however often it is asked for.
@@ -20,8 +20,8 @@ pub struct Learning {
     pub agent: AgentId,
     /// When it started.
     pub started_at: Timestamp,
-    /// The name the caller gave: in their own words, else as collected.
-    pub name: Option<CallerName>,
+    /// What it tells of the caller's name.
+    pub naming: Naming,
     /// What is remembered of it.
     pub memories: Vec<Memory>,
 }
@@ -33,7 +33,7 @@ impl Learning {
         let agent = call.key.agent_id.clone()?;
         Some(Self {
             conversation_id: call.key.conversation_id.clone(),
-            name: name::from_turns(&call.turns).or_else(|| name::from_facts(&call.facts)),
+            naming: name::told(&call.turns, &call.facts),
             memories: memory::of_call(call, &agent),
             started_at: call.started_at,
             caller,

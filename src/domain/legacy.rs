@@ -45,6 +45,7 @@ pub fn profile_of(caller: &CallerId, memories: &[LegacyMemory]) -> Option<Univer
     Some(UniversalProfile {
         phone_number: caller.clone(),
         name: name_of(memories),
+        name_source: None,
         first_seen,
         total_interactions: interactions(memories),
     })
@@ -88,7 +89,7 @@ fn name_of(memories: &[LegacyMemory]) -> Option<CallerName> {
             .iter()
             .flat_map(|m| callers_turns(&m.content))
             .collect();
-        name::from_turns(&said)
+        name::from_turns(&said).map(|(name, _)| name)
     })
 }
 

@@ -73,6 +73,7 @@ pub fn personalize<'a>(
     let mut greeting = None;
     if let Some(state) = state {
         let summary = state.conversation_summary.as_deref();
+        let summary = summary.filter(|summary| !summary.contains("{{"));
         variables.set("last_call_summary", summary.map(Cow::Borrowed));
         let sentiment = state.sentiment.map(|s| s.as_str());
         variables.set("user_sentiment", sentiment.map(Cow::Borrowed));
@@ -190,6 +191,7 @@ mod tests {
         UniversalProfile {
             phone_number: CallerId::parse("+16125550101").unwrap(),
             name: name.map(|n| CallerName::parse(n).unwrap()),
+            name_source: None,
             first_seen: Timestamp::UNIX_EPOCH,
             total_interactions: 1,
         }

@@ -6,15 +6,19 @@ use serde::{Deserialize, Serialize};
 use super::caller_id::CallerId;
 use super::greeting::{Greeting, Sentiment};
 use super::learning::Learning;
-use super::name::CallerName;
+use super::name::{CallerName, NameSource};
 
 /// Tier 1: who a caller is, shared by all agents.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UniversalProfile {
     /// The caller itself.
     pub phone_number: CallerId,
-    /// Set by the first call that tells it; later calls never overwrite it.
+    /// Set by the first call that tells it. A later call replaces only a name
+    /// that was doubtful, or that the caller corrects.
     pub name: Option<CallerName>,
+    /// Who set the name and from which call; `None` if that was before sources
+    /// were kept.
+    pub name_source: Option<NameSource>,
     /// Start of the earliest call learned.
     pub first_seen: Timestamp,
     /// Calls learned, over all agents.
@@ -28,15 +32,33 @@ impl UniversalProfile {
         let mut profile = known.unwrap_or_else(|| Self {
             phone_number: learning.caller.clone(),
             name: None,
+            name_source: None,
             first_seen: learning.started_at,
             total_interactions: 0,
         });
         profile.total_interactions += 1;
         profile.first_seen = profile.first_seen.min(learning.started_at);
-        if profile.name.is_none() {
-            profile.name.clone_from(&learning.name);
+        let told = learning
+            .naming
+            .replaces(profile.name.as_ref(), profile.name_source.as_ref());
+        if let Some((name, evidence)) = told {
+            profile.set_name(
+                name,
+                NameSource {
+                    evidence,
+                    conversation_id: Some(learning.conversation_id.clone()),
+                    at: learning.started_at,
+                },
+            );
         }
         profile
+    }
+
+    /// Sets the name; returns another one that was known before.
+    pub fn set_name(&mut self, name: CallerName, source: NameSource) -> Option<CallerName> {
+        self.name_source = Some(source);
+        let old = self.name.replace(name)?;
+        (Some(&old) != self.name.as_ref()).then_some(old)
     }
 }
 
@@ -102,7 +124,7 @@ impl ConversationState {
     /// Drops the greeting and summary if they speak `name`, which was wrong.
     /// True if there was something to drop.
     pub fn forget_name(&mut self, name: &CallerName) -> bool {
-        let first = name.as_str().split(' ').next().unwrap_or_default();
+        let first = name.first_word();
         let mut dropped = false;
         for text in [&mut self.next_greeting, &mut self.conversation_summary] {
             if text.as_ref().is_some_and(|t| t.contains(first)) {
@@ -132,6 +154,7 @@ impl ConversationState {
 mod tests {
     use super::*;
     use crate::domain::ids::{AgentId, ConversationId};
+    use crate::domain::name::{Evidence, Naming};
 
     fn learning(started: i64, name: Option<&str>) -> Learning {
         Learning {
@@ -139,7 +162,10 @@ mod tests {
             caller: CallerId::parse("+16125550101").unwrap(),
             agent: AgentId::parse("a").unwrap(),
             started_at: Timestamp::from_second(started).unwrap(),
-            name: name.map(|n| CallerName::parse(n).unwrap()),
+            naming: Naming {
+                given: name.map(|n| (CallerName::parse(n).unwrap(), Evidence::Stated)),
+                correction: None,
+            },
             memories: Vec::new(),
         }
     }

@@ -3,10 +3,13 @@
 //! What a call changes is in [`profile`](super::profile). Every store applies
 //! these rules and keeps what comes out; none has rules of its own.
 
+use jiff::Timestamp;
+
 use super::caller_id::CallerId;
 use super::greeting::Greeting;
-use super::ids::AgentId;
-use super::name::CallerName;
+use super::ids::{AgentId, ConversationId};
+use super::learning::Learning;
+use super::name::{CallerName, Evidence, NameSource};
 use super::profile::{CallOrder, ConversationState, UniversalProfile};
 
 /// All that is known of a caller but the memories.
@@ -27,6 +30,39 @@ pub struct Learned {
     pub profile: UniversalProfile,
     /// Tier 2 of the call's agent as it is now.
     pub state: ConversationState,
+    /// Tier 2 of other agents, where it spoke a name that the call replaced.
+    pub others: Vec<(AgentId, ConversationState)>,
+}
+
+/// What a call makes of Tier 1 and of its agent's Tier 2, and the name that it
+/// replaces: the store has to drop what other agents' Tier 2 says with it, by
+/// [`forget_name_in`].
+#[must_use]
+pub fn after_call(
+    profile: Option<UniversalProfile>,
+    state: Option<ConversationState>,
+    learning: &Learning,
+) -> (UniversalProfile, ConversationState, Option<CallerName>) {
+    let known = profile.as_ref().and_then(|p| p.name.clone());
+    let profile = UniversalProfile::after_call(profile, learning);
+    let mut state = ConversationState::after_call(state, learning);
+    let replaced = known.filter(|known| profile.name.as_ref() != Some(known));
+    if let Some(old) = &replaced {
+        state.forget_name(old);
+    }
+    (profile, state, replaced)
+}
+
+/// Drops a name that was wrong from what agents would say; those that change.
+#[must_use]
+pub fn forget_name_in(
+    states: Vec<(AgentId, ConversationState)>,
+    name: &CallerName,
+) -> Vec<(AgentId, ConversationState)> {
+    let changed = states
+        .into_iter()
+        .filter_map(|(agent, mut state)| state.forget_name(name).then_some((agent, state)));
+    changed.collect()
 }
 
 /// A greeting to be stored.
@@ -36,8 +72,12 @@ pub struct NewGreeting {
     pub caller: CallerId,
     /// From whom.
     pub agent: AgentId,
-    /// The order of the call that it is made from.
+    /// The call that it is made from.
+    pub conversation_id: ConversationId,
+    /// The order of that call.
     pub order: CallOrder,
+    /// The name that the model was told.
+    pub addressed: Option<CallerName>,
     /// The greeting and what came with it.
     pub greeting: Greeting,
     /// A name that the caller was heard to say, for a profile that has none.
@@ -51,6 +91,8 @@ pub struct Greeted {
     pub named: bool,
     /// Tier 2 has changed. False if a newer call's greeting was there already.
     pub stored: bool,
+    /// It speaks a name that is not the caller's any more, and was refused.
+    pub misnamed: bool,
     /// Tier 1 as it is now.
     pub profile: UniversalProfile,
     /// Tier 2 as it is now.
@@ -62,14 +104,28 @@ impl Greeted {
     /// comes too late.
     #[must_use]
     pub fn by(mut profile: UniversalProfile, state: ConversationState, new: &NewGreeting) -> Self {
-        let named = profile.name.is_none() && new.name.is_some();
-        if named {
-            profile.name.clone_from(&new.name);
+        let heard = new.name.clone().filter(|_| profile.name.is_none());
+        let named = heard.is_some();
+        if let Some(name) = heard {
+            let source = NameSource {
+                evidence: Evidence::Model,
+                conversation_id: Some(new.conversation_id.clone()),
+                at: new.order.started_at,
+            };
+            profile.set_name(name, source);
         }
+        // Renamed while the model was at work.
+        let old = new
+            .addressed
+            .as_ref()
+            .filter(|_| profile.name != new.addressed);
         let greeted = state.with_greeting(&new.greeting, new.order);
+        let misnamed = greeted.is_some() && old.is_some_and(|old| new.greeting.speaks(old));
+        let greeted = greeted.filter(|_| !misnamed);
         Self {
             named,
             stored: greeted.is_some(),
+            misnamed,
             profile,
             state: greeted.unwrap_or(state),
         }
@@ -88,16 +144,22 @@ pub struct Renamed {
 }
 
 impl Renamed {
-    /// What a new name makes of both tiers.
+    /// What a name that an operator enters `now` makes of both tiers.
     #[must_use]
     pub fn to(
         name: &CallerName,
+        now: Timestamp,
         mut profile: UniversalProfile,
         mut states: Vec<(AgentId, ConversationState)>,
     ) -> Self {
-        let old = profile.name.replace(name.clone());
+        let source = NameSource {
+            evidence: Evidence::Operator,
+            conversation_id: None,
+            at: now,
+        };
+        let old = profile.set_name(name.clone(), source);
         let mut changed = Vec::new();
-        if let Some(old) = old.filter(|old| old != name) {
+        if let Some(old) = old {
             for (agent, state) in &mut states {
                 if state.forget_name(&old) {
                     changed.push(agent.clone());
@@ -114,14 +176,13 @@ impl Renamed {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
 
     fn profile(name: Option<&str>) -> UniversalProfile {
         UniversalProfile {
             phone_number: CallerId::parse("+16125550101").unwrap(),
             name: name.map(|n| CallerName::parse(n).unwrap()),
+            name_source: None,
             first_seen: Timestamp::UNIX_EPOCH,
             total_interactions: 1,
         }
@@ -151,7 +212,9 @@ mod tests {
         let new = NewGreeting {
             caller: CallerId::parse("+16125550101").unwrap(),
             agent: AgentId::parse("a").unwrap(),
+            conversation_id: ConversationId::parse("c").unwrap(),
             order: order(100),
+            addressed: None,
             greeting: Greeting::default(),
             name: CallerName::parse("Nora").ok(),
         };
@@ -164,17 +227,51 @@ mod tests {
     }
 
     #[test]
+    fn a_greeting_that_speaks_a_name_replaced_meanwhile_is_refused() {
+        let new = |text: &str| NewGreeting {
+            caller: CallerId::parse("+16125550101").unwrap(),
+            agent: AgentId::parse("a").unwrap(),
+            conversation_id: ConversationId::parse("c").unwrap(),
+            order: order(100),
+            addressed: CallerName::parse("Nora").ok(),
+            greeting: Greeting {
+                next_greeting: Some(text.into()),
+                ..Greeting::default()
+            },
+            name: None,
+        };
+        let renamed = || profile(Some("Nina"));
+        let refused = Greeted::by(renamed(), state("Hi!", 50), &new("Hello Nora!"));
+        assert!(refused.misnamed && !refused.stored);
+        assert_eq!(refused.state.next_greeting.as_deref(), Some("Hi!"));
+        let nameless = Greeted::by(renamed(), state("Hi!", 50), &new("Hello!"));
+        assert!(nameless.stored && !nameless.misnamed);
+        let too_late = Greeted::by(renamed(), state("Hi!", 200), &new("Hello Nora!"));
+        assert!(!too_late.stored && !too_late.misnamed);
+    }
+
+    #[test]
     fn a_new_name_drops_what_speaks_the_old_one_and_nothing_else() {
         let states = ["Hello Nora!", "Hello!"].map(|text| {
             let agent = AgentId::parse(&format!("agent {}", text.len())).unwrap();
             (agent, state(text, 1))
         });
         let name = CallerName::parse("Nina").unwrap();
-        let renamed = Renamed::to(&name, profile(Some("Nora")), states.to_vec());
+        let renamed = Renamed::to(
+            &name,
+            Timestamp::UNIX_EPOCH,
+            profile(Some("Nora")),
+            states.to_vec(),
+        );
         assert_eq!(renamed.changed, [states[0].0.clone()]);
         assert_eq!(renamed.states[0].1.next_greeting, None);
         assert_eq!(renamed.states[1], states[1]);
-        let again = Renamed::to(&name, renamed.profile, renamed.states);
+        let again = Renamed::to(
+            &name,
+            Timestamp::UNIX_EPOCH,
+            renamed.profile,
+            renamed.states,
+        );
         assert!(again.changed.is_empty());
     }
 }

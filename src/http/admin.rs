@@ -159,6 +159,7 @@ async fn show_caller(state: &AdminState, id: &str) -> Result<Response, ApiError>
     Ok(error::json(&json!({
         "phone_number": profile.phone_number.as_str(),
         "name": profile.name,
+        "name_source": profile.name_source,
         "first_seen": profile.first_seen,
         "total_interactions": profile.total_interactions,
         "agents": agents,

@@ -89,6 +89,8 @@ pub struct InboxEvent {
     pub unusable: u32,
     /// When it was received.
     pub received_at: Timestamp,
+    /// Since when its greeting is due; `None` before it was learned.
+    pub greet_since: Option<Timestamp>,
     /// How large its body is, in bytes.
     pub payload_bytes: usize,
 }

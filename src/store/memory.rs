@@ -1,6 +1,7 @@
 //! What a memory store keeps: both tiers and the memories of callers.
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 
 use super::{CallerExport, Result};
 use crate::domain::caller_id::CallerId;
@@ -24,7 +25,12 @@ pub trait MemoryStore: Send + Sync + 'static {
 
     /// Replaces a caller's name, and drops what speaks the old one. `None` if
     /// there is no such caller.
-    async fn rename(&self, caller: &CallerId, name: &CallerName) -> Result<Option<Renamed>>;
+    async fn rename(
+        &self,
+        caller: &CallerId,
+        name: &CallerName,
+        now: Timestamp,
+    ) -> Result<Option<Renamed>>;
 
     /// A caller's memories in the order in which they were learned, the newest `limit`.
     async fn memories(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>>;

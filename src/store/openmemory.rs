@@ -271,8 +271,13 @@ impl MemoryStore for OpenMemoryStore {
         change::store_greeting(self, greeting).await
     }
 
-    async fn rename(&self, caller: &CallerId, name: &CallerName) -> Result<Option<Renamed>> {
-        change::rename(self, caller, name).await
+    async fn rename(
+        &self,
+        caller: &CallerId,
+        name: &CallerName,
+        now: Timestamp,
+    ) -> Result<Option<Renamed>> {
+        change::rename(self, caller, name, now).await
     }
 
     async fn memories(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>> {

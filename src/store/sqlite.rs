@@ -54,6 +54,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sqlite/migrations/0001_initial.sql"),
     include_str!("sqlite/migrations/0002_archive_lane.sql"),
     include_str!("sqlite/migrations/0003_memories.sql"),
+    include_str!("sqlite/migrations/0004_sources.sql"),
 ];
 
 /// An open database. Cheap to clone.

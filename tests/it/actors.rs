@@ -64,8 +64,13 @@ impl MemoryStore for Troubled {
     async fn store_greeting(&self, greeting: &NewGreeting) -> Result<Option<Greeted>> {
         self.store.store_greeting(greeting).await
     }
-    async fn rename(&self, caller: &CallerId, name: &CallerName) -> Result<Option<Renamed>> {
-        self.store.rename(caller, name).await
+    async fn rename(
+        &self,
+        caller: &CallerId,
+        name: &CallerName,
+        now: Timestamp,
+    ) -> Result<Option<Renamed>> {
+        self.store.rename(caller, name, now).await
     }
     async fn memories(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>> {
         self.trouble().await?;

@@ -9,7 +9,7 @@ use elaoms::domain::greeting::{Greeting, Sentiment};
 use elaoms::domain::ids::{AgentId, ConversationId};
 use elaoms::domain::learning::Learning;
 use elaoms::domain::memory::{Memory, MemoryKind};
-use elaoms::domain::name::CallerName;
+use elaoms::domain::name::{CallerName, Correction, Evidence, NameSource, Naming};
 use elaoms::domain::profile::{CallOrder, ConversationState};
 use elaoms::domain::tiers::NewGreeting;
 use elaoms::store::{
@@ -41,7 +41,12 @@ fn learning(id: &str, who: &str, with: &str, second: i64, said: &str) -> Learnin
         caller: caller(who),
         agent: agent(with),
         started_at: at(second),
-        name: CallerName::parse(said).ok(),
+        naming: Naming {
+            given: CallerName::parse(said)
+                .ok()
+                .map(|name| (name, Evidence::Stated)),
+            correction: None,
+        },
         memories: vec![Memory {
             agent: Some(agent(with)),
             conversation_id: conversation(id),
@@ -61,6 +66,8 @@ fn greeting(who: &str, with: &str, second: i64, text: &str) -> NewGreeting {
     NewGreeting {
         caller: caller(who),
         agent: agent(with),
+        conversation_id: conversation(&format!("c{second}")),
+        addressed: None,
         order: CallOrder {
             started_at: at(second),
             arrival: second,
@@ -90,7 +97,7 @@ pub async fn memory_store_contract(store: Arc<dyn MemoryStore>) {
     );
     assert_eq!(
         store
-            .rename(&caller(nora), &CallerName::parse("Xaver").unwrap())
+            .rename(&caller(nora), &CallerName::parse("Xaver").unwrap(), at(0))
             .await
             .unwrap(),
         None
@@ -192,8 +199,9 @@ pub async fn memory_store_contract(store: Arc<dyn MemoryStore>) {
         let greeted = store.store_greeting(&heard).await.unwrap().unwrap();
         assert_eq!(greeted.profile.name.unwrap().as_str(), kept);
     }
+    names_are_replaced_only_by_better_ones(&*store).await;
     let renamed = store
-        .rename(&caller(nora), &CallerName::parse("Лена").unwrap())
+        .rename(&caller(nora), &CallerName::parse("Лена").unwrap(), at(7))
         .await
         .unwrap()
         .unwrap();
@@ -205,7 +213,7 @@ pub async fn memory_store_contract(store: Arc<dyn MemoryStore>) {
     store.store_greeting(&old).await.unwrap().unwrap();
     let corrected = CallerName::parse("Елена").unwrap();
     let renamed = store
-        .rename(&caller(nora), &corrected)
+        .rename(&caller(nora), &corrected, at(8))
         .await
         .unwrap()
         .unwrap();
@@ -221,7 +229,73 @@ pub async fn memory_store_contract(store: Arc<dyn MemoryStore>) {
         state(store.tiers(&caller(nora)).await.unwrap().states).next_greeting,
         None
     );
+    let source = store
+        .tiers(&caller(nora))
+        .await
+        .unwrap()
+        .profile
+        .unwrap()
+        .name_source;
+    let operator = NameSource {
+        evidence: Evidence::Operator,
+        conversation_id: None,
+        at: at(8),
+    };
+    assert_eq!(source, Some(operator));
     store.check_writable().await.unwrap();
+}
+
+/// The caller's name was heard by the model ("Zoë"), which is doubtful.
+async fn names_are_replaced_only_by_better_ones(store: &dyn MemoryStore) {
+    let who = "+4930555103";
+    let profile = async || store.tiers(&caller(who)).await.unwrap().profile.unwrap();
+    assert_eq!(
+        profile().await.name_source.unwrap().evidence,
+        Evidence::Model
+    );
+    let greeted = greeting(who, "a", 2, "Hello Zoë!");
+    store.store_greeting(&greeted).await.unwrap().unwrap();
+
+    // Clearly stated to another agent: the first one's greeting is wrong.
+    let stated = store
+        .learn(&learning("c10", who, "b", 10, "Zora"))
+        .await
+        .unwrap();
+    assert_eq!(stated.profile.name.as_ref().unwrap().as_str(), "Zora");
+    let others: Vec<&str> = stated
+        .others
+        .iter()
+        .map(|(agent, _)| agent.as_str())
+        .collect();
+    assert_eq!(others, ["a"]);
+    let states = store.tiers(&caller(who)).await.unwrap().states;
+    assert!(
+        states
+            .iter()
+            .all(|(_, state)| state.next_greeting.is_none())
+    );
+    let source = NameSource {
+        evidence: Evidence::Stated,
+        conversation_id: Some(conversation("c10")),
+        at: at(10),
+    };
+    assert_eq!(profile().await.name_source, Some(source));
+
+    // Stated is not replaced by stated, but by a correction.
+    let again = store
+        .learn(&learning("c11", who, "a", 11, "Tom"))
+        .await
+        .unwrap();
+    assert_eq!(again.profile.name.unwrap().as_str(), "Zora");
+    let mut corrected = learning("c12", who, "a", 12, "no name 2");
+    corrected.naming.correction = Some(Correction {
+        wrong: CallerName::parse("Zora").unwrap(),
+        right: CallerName::parse("Zita").unwrap(),
+    });
+    let learned = store.learn(&corrected).await.unwrap();
+    assert_eq!(learned.profile.name.unwrap().as_str(), "Zita");
+    let repeated = store.learn(&corrected).await.unwrap();
+    assert!(!repeated.applied && repeated.profile.name.unwrap().as_str() == "Zita");
 }
 
 fn event(id: &str, who: Option<&str>, with: &str, second: i64) -> NewEvent {

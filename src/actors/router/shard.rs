@@ -26,7 +26,10 @@ const MAX_FAILING: usize = 1_024;
 
 pub(in crate::actors) enum Message {
     /// For the caller's session.
-    Change { caller: CallerId, change: Change },
+    Change {
+        caller: CallerId,
+        change: Box<Change>,
+    },
     /// Let go what is not used.
     Sweep,
 }
@@ -96,7 +99,7 @@ impl Actor for RouterActor {
     ) -> Result<(), ActorProcessingErr> {
         self.beacon.busy();
         match message {
-            Message::Change { caller, change } => state.change(&myself, caller, change).await,
+            Message::Change { caller, change } => state.change(&myself, caller, *change).await,
             Message::Sweep => state.sweep(),
         }
         self.beacon.idle();

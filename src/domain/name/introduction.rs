@@ -7,17 +7,17 @@ use rustc_hash::FxHashSet;
 use unicode_normalization::UnicodeNormalization;
 
 use super::words::{
-    INTRODUCTIONS, MAY_FOLLOW, NAME_QUESTIONS, NOT_NAMES, OPENERS, PARTICLES, REPORTED, SUPPOSED,
-    Strength, TITLES,
+    INSTRUCTIONS, INTRODUCTIONS, MAY_FOLLOW, NAME_QUESTIONS, NOT_NAMES, OPENERS, PARTICLES,
+    REPORTED, SUPPOSED, Strength, TITLES,
 };
-use super::{CallerName, MAX_NAME_WORDS};
+use super::{CallerName, Evidence, MAX_CORE_WORDS, MAX_NAME_WORDS};
 use crate::domain::call_event::{Role, Turn};
 
-/// The caller's name from the caller's own turns: the first clear
-/// introduction, else the first answer to an agent that asked, else the first
-/// telephone greeting.
+/// The caller's name from the caller's own turns, and how it was given: the
+/// first clear introduction, else the first answer to an agent that asked,
+/// else the first telephone greeting.
 #[must_use]
-pub fn from_turns(turns: &[Turn]) -> Option<CallerName> {
+pub fn from_turns(turns: &[Turn]) -> Option<(CallerName, Evidence)> {
     let callers = || {
         turns
             .iter()
@@ -25,7 +25,7 @@ pub fn from_turns(turns: &[Turn]) -> Option<CallerName> {
             .filter(|(_, t)| t.role == Role::Caller)
     };
     if let Some(name) = callers().find_map(|(_, t)| introduced(&t.text, Strength::Clear)) {
-        return Some(name);
+        return Some((name, Evidence::Stated));
     }
     let agents_own = LazyCell::new(|| agents_names(turns));
     let not_the_agents = |name: &CallerName| !agents_own.contains(name);
@@ -35,11 +35,13 @@ pub fn from_turns(turns: &[Turn]) -> Option<CallerName> {
             introduced(&t.text, Strength::Asked).or_else(|| introduced(&t.text, Strength::Phone))
         })
         .filter(not_the_agents)
+        .map(|name| (name, Evidence::Answered))
         .or_else(|| {
             callers()
                 .find_map(|(_, t)| introduced(&t.text, Strength::Phone))
                 .filter(|name| !name.as_str().contains(' '))
                 .filter(not_the_agents)
+                .map(|name| (name, Evidence::Mentioned))
         })
 }
 
@@ -95,7 +97,7 @@ fn introduced(text: &str, wanted: Strength) -> Option<CallerName> {
 }
 
 /// Composed, with straight apostrophes.
-fn straight(text: &str) -> Cow<'_, str> {
+pub(super) fn straight(text: &str) -> Cow<'_, str> {
     if text.is_ascii() {
         return Cow::Borrowed(text);
     }
@@ -152,7 +154,7 @@ fn bare(word: &str) -> &str {
 }
 
 /// In lower case, without what stands around it. Most words are so already.
-fn fold(word: &str) -> Cow<'_, str> {
+pub(super) fn fold(word: &str) -> Cow<'_, str> {
     let word = bare(word);
     if word
         .bytes()
@@ -211,7 +213,7 @@ fn introduced_in(sentence: &str, wanted: Strength, at_start: bool) -> Option<Cal
 }
 
 /// Where `phrase` ends in `words` if it begins at `start`.
-fn end_of(phrase: &str, words: &[Cow<'_, str>], start: usize) -> Option<usize> {
+pub(super) fn end_of(phrase: &str, words: &[Cow<'_, str>], start: usize) -> Option<usize> {
     // Of many phrases at many places hardly one begins alike.
     if words[start].as_bytes().first() != phrase.as_bytes().first() {
         return None;
@@ -231,7 +233,7 @@ fn end_of(phrase: &str, words: &[Cow<'_, str>], start: usize) -> Option<usize> {
 const MAX_HESITATIONS: usize = 8;
 
 /// The name that starts at the first of `words`, if one does.
-fn name_at(words: &[&str], strength: Strength) -> Option<CallerName> {
+pub(super) fn name_at(words: &[&str], strength: Strength) -> Option<CallerName> {
     const HESITATIONS: &[&str] = &["uh", "um", "er", "erm", "äh", "ähm", "eh", "euh"];
     let skip = words
         .iter()
@@ -303,12 +305,26 @@ fn name_at(words: &[&str], strength: Strength) -> Option<CallerName> {
             return None;
         }
     }
+    // More words than a name has are cut to the surest, unless they are an order.
+    if taken.len() - titles > MAX_CORE_WORDS && !is_order(&taken) {
+        let core = taken.iter().filter(|w| !PARTICLES.contains(w)).count() - titles;
+        if core > MAX_CORE_WORDS {
+            taken.truncate(titles + 1);
+        }
+    }
     CallerName::parse(&taken.join(" ")).ok()
+}
+
+/// Whether words instruct whoever reads them.
+pub(super) fn is_order(words: &[&str]) -> bool {
+    words
+        .iter()
+        .any(|word| INSTRUCTIONS.contains(&&*fold(word)))
 }
 
 /// A capital, or a letter of a script that has none. Neither an acronym nor a
 /// brand ("DoorDash"): of capitals inside a word, only "McKay" and "O'Neil".
-fn starts_like_a_name(word: &str) -> bool {
+pub(super) fn starts_like_a_name(word: &str) -> bool {
     let word = bare(word);
     let Some(first) = word.chars().find(|c| c.is_alphabetic()) else {
         return false;

@@ -25,6 +25,7 @@ pub(super) async fn learn(store: &OpenMemoryStore, learning: &Learning) -> Resul
             applied: false,
             profile,
             state,
+            others: Vec::new(),
         });
     }
 
@@ -34,7 +35,7 @@ pub(super) async fn learn(store: &OpenMemoryStore, learning: &Learning) -> Resul
         .add_memories(caller, &learning.memories, begun_before)
         .await?;
 
-    let state = match store.state_record(caller, agent).await? {
+    let mut state = match store.state_record(caller, agent).await? {
         Some(found) if found.value.learned.contains(&mark) => found.value.state(),
         found => {
             let known = found.as_ref().map(|f| f.value.state());
@@ -61,7 +62,16 @@ pub(super) async fn learn(store: &OpenMemoryStore, learning: &Learning) -> Resul
         ));
     };
     let before = record.profile().filter(|_| !record.provisional);
+    let known = before.as_ref().and_then(|p| p.name.clone());
     let profile = UniversalProfile::after_call(before, learning);
+    // Before the name is noted, so that this is done again after a crash.
+    let replaced = known.filter(|known| profile.name.as_ref() != Some(known));
+    let mut others = Vec::new();
+    if let Some(old) = &replaced {
+        others = store.forget_name(caller, &record.agents(), old).await?;
+        state.forget_name(old);
+        others.retain(|(other, _)| other != agent);
+    }
     record.set(&profile);
     note(&mut record.learned, &mark);
     record.pending.retain(|m| *m != mark);
@@ -72,6 +82,7 @@ pub(super) async fn learn(store: &OpenMemoryStore, learning: &Learning) -> Resul
         applied: true,
         profile,
         state,
+        others,
     })
 }
 
@@ -107,6 +118,7 @@ pub(super) async fn rename(
     store: &OpenMemoryStore,
     caller: &CallerId,
     name: &CallerName,
+    now: Timestamp,
 ) -> Result<Option<Renamed>> {
     let _lock = store.lock(caller).await;
     let found = store
@@ -127,7 +139,7 @@ pub(super) async fn rename(
             found.push(state);
         }
     }
-    let renamed = Renamed::to(name, known(&record)?, states);
+    let renamed = Renamed::to(name, now, known(&record)?, states);
     record.set(&renamed.profile);
     store.update(&id, &Metadata::Profile(record)).await?;
     for ((agent, state), found) in renamed.states.iter().zip(found) {
@@ -206,6 +218,27 @@ impl OpenMemoryStore {
         let key = record.key.clone();
         self.add(&Metadata::Profile(record), "Universal caller profile", &key)
             .await
+    }
+
+    /// Drops what the states with these agents say with a name that was wrong;
+    /// those that changed.
+    async fn forget_name(
+        &self,
+        caller: &CallerId,
+        agents: &[AgentId],
+        name: &CallerName,
+    ) -> Result<Vec<(AgentId, ConversationState)>> {
+        let mut changed = Vec::new();
+        for agent in agents {
+            if let Some(found) = self.state_record(caller, agent).await? {
+                let mut state = found.value.state();
+                if state.forget_name(name) {
+                    self.replace_state(caller, agent, found, &state).await?;
+                    changed.push((agent.clone(), state));
+                }
+            }
+        }
+        Ok(changed)
     }
 
     /// Keeps a new state in the place of one that was found.

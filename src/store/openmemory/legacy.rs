@@ -97,6 +97,7 @@ impl OpenMemoryStore {
             None => (None, ProfileRecord::new(caller, legacy.first_seen)),
         };
         let profile = UniversalProfile {
+            name_source: None,
             phone_number: caller.clone(),
             name: record.name.clone().or_else(|| legacy.name.clone()),
             first_seen: record.first_seen.min(legacy.first_seen),

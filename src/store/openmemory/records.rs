@@ -12,7 +12,7 @@ use crate::clients::Record;
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::{AgentId, ConversationId};
 use crate::domain::memory::{Memory, MemoryKind, Sector};
-use crate::domain::name::CallerName;
+use crate::domain::name::{CallerName, NameSource};
 use crate::domain::profile::{CallOrder, ConversationState, UniversalProfile};
 
 /// How many learned calls a record remembers. Redeliveries come within the
@@ -72,6 +72,8 @@ pub(super) struct ProfileRecord {
     pub key: String,
     pub caller: String,
     pub name: Option<CallerName>,
+    #[serde(default)]
+    pub name_source: Option<NameSource>,
     pub first_seen: Timestamp,
     pub total_interactions: u64,
     /// Agents with a state: the first generation cannot list them.
@@ -98,6 +100,7 @@ impl ProfileRecord {
             key: profile_key(caller),
             caller: caller.as_str().to_owned(),
             name: None,
+            name_source: None,
             first_seen,
             total_interactions: 0,
             agents: Vec::new(),
@@ -110,8 +113,9 @@ impl ProfileRecord {
 
     pub fn profile(&self) -> Option<UniversalProfile> {
         Some(UniversalProfile {
-            phone_number: CallerId::parse(&self.caller).ok()?,
+            phone_number: CallerId::from_stored(&self.caller)?,
             name: self.name.clone(),
+            name_source: self.name_source.clone(),
             first_seen: self.first_seen,
             total_interactions: self.total_interactions,
         })
@@ -132,6 +136,7 @@ impl ProfileRecord {
 
     pub fn set(&mut self, profile: &UniversalProfile) {
         self.name.clone_from(&profile.name);
+        self.name_source.clone_from(&profile.name_source);
         self.first_seen = profile.first_seen;
         self.total_interactions = profile.total_interactions;
         self.provisional = false;

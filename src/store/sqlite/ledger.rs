@@ -291,7 +291,7 @@ fn claim(
     let mut claimed = Claimed::default();
     for id in due.into_iter().filter(|id| !busy.contains(id)).take(limit) {
         let sql = "SELECT id, kind, conversation_id, agent, caller, started_at, attempts, crashes,
-                       unusable, received_at, length(payload) AS payload_bytes
+                       unusable, received_at, greet_since, length(payload) AS payload_bytes
                    FROM inbox WHERE id = ?1";
         let event = first(db, sql, [id.0], |row| inbox_event(row, stage));
         match event {
@@ -320,6 +320,7 @@ fn inbox_event(row: &Row<'_>, stage: Stage) -> Result<InboxEvent> {
         crashes: row.get("crashes")?,
         unusable: row.get("unusable")?,
         received_at: rows::time(row, "received_at")?,
+        greet_since: rows::time(row, "greet_since").ok(),
         payload_bytes: usize::try_from(payload_bytes.unwrap_or_default())
             .map_err(|_| unreadable("payload"))?,
     })
@@ -395,7 +396,9 @@ fn settle(db: &Connection, id: EventId, stage: Stage, how: &Settlement) -> Resul
 
 fn begin_greeting(db: &Connection, id: EventId) -> Result<()> {
     db.prepare_cached(
-        "UPDATE inbox SET stage = 'greet', attempts = 0, last_error = NULL, run_at = received_at WHERE id = ?1",
+        "UPDATE inbox SET stage = 'greet', attempts = 0, last_error = NULL, run_at = received_at,
+             greet_since = CAST(unixepoch('subsec') * 1000 AS INTEGER)
+         WHERE id = ?1",
     )?
     .execute([id.0])?;
     Ok(())
@@ -495,7 +498,8 @@ fn revive(db: &Connection, id: EventId, now: Timestamp) -> Result<bool> {
     // Back in its place in the order: behind a call that is being learned now.
     let revived = db
         .prepare_cached(
-            "UPDATE inbox SET attempts = 0, crashes = 0, unusable = 0, run_at = ?2, received_at = ?2, state =
+            "UPDATE inbox SET attempts = 0, crashes = 0, unusable = 0, run_at = ?2, received_at = ?2,
+                 greet_since = ?2, state =
                  CASE WHEN stage = 'learn' AND EXISTS (
                      SELECT 1 FROM inbox other WHERE other.caller = inbox.caller AND other.stage = 'learn'
                          AND other.state IN ('queued', 'ready'))

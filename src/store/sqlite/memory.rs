@@ -1,6 +1,7 @@
 //! Both tiers and the memories in SQLite.
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, named_params, params};
 use rustc_hash::FxHashSet;
@@ -13,7 +14,7 @@ use crate::domain::learning::Learning;
 use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
 use crate::domain::profile::{ConversationState, UniversalProfile};
-use crate::domain::tiers::{Greeted, Learned, NewGreeting, Renamed, Tiers};
+use crate::domain::tiers::{self, Greeted, Learned, NewGreeting, Renamed, Tiers};
 use crate::store::{CallerExport, MemoryStore, Result, StoreError, call_mark};
 
 /// [`MemoryStore`] on SQLite.
@@ -45,9 +46,16 @@ impl MemoryStore for SqliteMemoryStore {
         self.0.write(move |db| store_greeting(db, &greeting)).await
     }
 
-    async fn rename(&self, caller: &CallerId, name: &CallerName) -> Result<Option<Renamed>> {
+    async fn rename(
+        &self,
+        caller: &CallerId,
+        name: &CallerName,
+        now: Timestamp,
+    ) -> Result<Option<Renamed>> {
         let (caller, name) = (caller.clone(), name.clone());
-        self.0.write(move |db| rename(db, &caller, &name)).await
+        self.0
+            .write(move |db| rename(db, &caller, &name, now))
+            .await
     }
 
     async fn memories(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>> {
@@ -92,8 +100,8 @@ impl MemoryStore for SqliteMemoryStore {
 /// One statement, so both tiers are of one moment, and the cheapest read that
 /// a ring can have: no transaction around it to be parsed and locked.
 fn tiers_of(db: &Connection, caller: &CallerId) -> Result<Tiers> {
-    let sql = "SELECT c.caller AS caller, name, first_seen, total_interactions,
-                   agent, conversation_count, last_call_date, next_greeting, key_topics, sentiment,
+    let sql = "SELECT c.caller AS caller, name, name_evidence, name_conversation, name_at,
+                   first_seen, total_interactions, agent, conversation_count, last_call_date, next_greeting, key_topics, sentiment,
                    conversation_summary, greeted_started_at, greeted_arrival
                FROM callers c LEFT JOIN conversation_states s ON s.caller = c.caller
                WHERE c.caller = ?1";
@@ -128,11 +136,16 @@ fn states_of(db: &Connection, caller: &CallerId) -> Result<Vec<(AgentId, Convers
     })
 }
 
-fn rename(db: &Connection, caller: &CallerId, name: &CallerName) -> Result<Option<Renamed>> {
+fn rename(
+    db: &Connection,
+    caller: &CallerId,
+    name: &CallerName,
+    now: Timestamp,
+) -> Result<Option<Renamed>> {
     let Some(profile) = profile_of(db, caller)? else {
         return Ok(None);
     };
-    let renamed = Renamed::to(name, profile, states_of(db, caller)?);
+    let renamed = Renamed::to(name, now, profile, states_of(db, caller)?);
     save_profile(db, &renamed.profile)?;
     for (agent, state) in &renamed.states {
         if renamed.changed.contains(agent) {
@@ -187,12 +200,19 @@ fn learn(db: &Connection, learning: &Learning) -> Result<Learned> {
             applied,
             profile,
             state,
+            others: Vec::new(),
         });
     }
-    let profile = UniversalProfile::after_call(profile, learning);
-    let state = ConversationState::after_call(state, learning);
+    let (profile, state, replaced) = tiers::after_call(profile, state, learning);
     save_profile(db, &profile)?;
     save_state(db, caller, agent, &state)?;
+    let mut others = Vec::new();
+    if let Some(old) = &replaced {
+        others = tiers::forget_name_in(states_of(db, caller)?, old);
+        for (other, state) in &others {
+            save_state(db, caller, other, state)?;
+        }
+    }
     for memory in &learning.memories {
         save_memory(db, caller, memory)?;
     }
@@ -200,6 +220,7 @@ fn learn(db: &Connection, learning: &Learning) -> Result<Learned> {
         applied,
         profile,
         state,
+        others,
     })
 }
 
@@ -279,10 +300,17 @@ fn store_greeting(db: &Connection, new: &NewGreeting) -> Result<Option<Greeted>>
 }
 
 fn save_profile(db: &Connection, profile: &UniversalProfile) -> Result<()> {
+    let source = profile.name_source.as_ref();
     db.prepare_cached(
-        "INSERT INTO callers (caller, name, first_seen, total_interactions) VALUES (?1, ?2, ?3, ?4)
+        "INSERT INTO callers (caller, name, first_seen, total_interactions, name_evidence,
+             name_conversation, name_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
          ON CONFLICT (caller) DO UPDATE SET
-             name = excluded.name,
+             -- A name is replaced, never removed.
+             name = coalesce(excluded.name, name),
+             name_evidence = excluded.name_evidence,
+             name_conversation = excluded.name_conversation,
+             name_at = excluded.name_at,
              first_seen = excluded.first_seen,
              total_interactions = excluded.total_interactions",
     )?
@@ -291,6 +319,9 @@ fn save_profile(db: &Connection, profile: &UniversalProfile) -> Result<()> {
         profile.name.as_ref().map(CallerName::as_str),
         millis(profile.first_seen),
         i64::try_from(profile.total_interactions).unwrap_or(i64::MAX),
+        source.map(|source| source.evidence.as_str()),
+        source.and_then(|source| source.conversation_id.as_ref().map(ConversationId::as_str)),
+        source.map(|source| millis(source.at)),
     ])?;
     Ok(())
 }

@@ -7,7 +7,7 @@ use crate::domain::call_event::EventKey;
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::{AgentId, ConversationId};
 use crate::domain::memory::Memory;
-use crate::domain::name::CallerName;
+use crate::domain::name::{CallerName, NameSource};
 use crate::domain::profile::{CallOrder, ConversationState, UniversalProfile};
 use crate::store::{Result, StoreError};
 
@@ -80,11 +80,27 @@ pub(super) fn event_key(row: &Row<'_>) -> Result<EventKey> {
 pub(super) fn profile(row: &Row<'_>) -> Result<UniversalProfile> {
     let name: Option<String> = row.get("name")?;
     let total: i64 = row.get("total_interactions")?;
+    // A name that today's rules refuse is not told to any agent; it stays in
+    // its row until another one is given.
+    let name = name.and_then(|n| CallerName::parse(&n).ok());
+    let name_source = name.as_ref().and_then(|_| name_source(row));
     Ok(UniversalProfile {
         phone_number: caller(row)?,
-        name: name.and_then(|n| CallerName::parse(&n).ok()),
+        name,
+        name_source,
         first_seen: time(row, "first_seen")?,
         total_interactions: u64::try_from(total).map_err(|_| unreadable("total_interactions"))?,
+    })
+}
+
+/// Only a part of what is known of a name: unreadable, it is left out.
+fn name_source(row: &Row<'_>) -> Option<NameSource> {
+    let evidence: Option<String> = row.get("name_evidence").ok()?;
+    let conversation: Option<String> = row.get("name_conversation").ok()?;
+    Some(NameSource {
+        evidence: evidence?.parse().ok()?,
+        conversation_id: conversation.and_then(|id| ConversationId::parse(&id).ok()),
+        at: time(row, "name_at").ok()?,
     })
 }
 
