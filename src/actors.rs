@@ -5,7 +5,8 @@
 //!                 ├─ AgentCache
 //!                 ├─ OpenAiClient
 //!                 ├─ Inbox
-//!                 └─ Archiver
+//!                 ├─ Archiver
+//!                 └─ Retention
 //! ```
 //!
 //! Actor references and messages never leave their module: the rest of the
@@ -20,6 +21,8 @@ mod agent_cache;
 mod archiver;
 mod backoff;
 mod breaker;
+mod callers;
+mod directory;
 mod health;
 mod inbox;
 mod intensity;
@@ -28,6 +31,7 @@ mod openai;
 mod parsed_calls;
 mod pipeline;
 mod progress;
+mod retention;
 mod router;
 mod session;
 mod single_flight;
@@ -36,10 +40,13 @@ mod supervisor;
 mod worker;
 
 pub use agent_cache::AgentCache;
+pub use callers::{CallerError, Callers};
+pub use directory::Directory;
 pub use health::{Health, Readiness};
 pub use inbox::{Delivery, Inbox, Receipt, Recording};
 pub use openai::{GreetingFailure, OpenAiClient, OpenAiLimits};
 pub use progress::Stuck;
+pub use retention::Retention;
 pub use router::{SessionError, SessionOptions, Sessions};
 pub use session::{CallerView, Published};
 pub use supervisor::{ActorSystem, StartError, SystemOptions};

@@ -17,8 +17,8 @@ use crate::config::Config;
 use crate::http::{self, AdminState, OpsState, PublicState};
 use crate::metric_definitions::Metrics;
 use crate::store::{
-    Archive, Ledger, MemoryStore, OpenMemoryStore, SqliteDatabase, SqliteLedger, SqliteMemoryStore,
-    SqliteRecordIndex,
+    Archive, Ledger, MemoryStore, OpenMemoryStore, Register, SqliteDatabase, SqliteLedger,
+    SqliteMemoryStore, SqliteRecordIndex, SqliteRegister,
 };
 
 /// How long open requests may take after a stop was asked for.
@@ -76,6 +76,7 @@ impl App {
         let metrics = Arc::new(metrics);
         let database = SqliteDatabase::open(&services.database)?;
         let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::new(database.clone()));
+        let register: Arc<dyn Register> = Arc::new(SqliteRegister::new(database.clone()));
         let store = memory_store(services.openmemory, &database)?;
         // Beside the start: the store may be down, or have an index to rebuild.
         let described = Arc::clone(&store);
@@ -95,11 +96,13 @@ impl App {
             background: Compute::background(),
             ledger,
             store,
+            register: Arc::clone(&register),
             archive,
             elevenlabs,
             openai,
             agent_ttl: services.agent_ttl,
             greeting_retry: services.greeting_retry,
+            retention: services.retention,
             sessions: services.sessions,
             metrics: Arc::clone(&metrics),
             caller_ids: services.caller_ids.clone(),
@@ -114,6 +117,7 @@ impl App {
             sessions: system.sessions.clone(),
             agents: system.agents.clone(),
             inbox: system.inbox.clone(),
+            directory: system.directory.clone(),
             metrics,
             caller_ids: services.caller_ids,
             caller_rules: Arc::clone(&services.caller_rules),
@@ -129,11 +133,12 @@ impl App {
             metrics: rendered,
             health: system.health.clone(),
             admin: AdminState {
-                sessions: system.sessions.clone(),
+                callers: system.callers.clone(),
                 agents: system.agents.clone(),
                 inbox: system.inbox.clone(),
+                register,
                 caller_rules: services.caller_rules,
-                key: config.admin_key,
+                keys: config.admin_keys,
             },
         });
 

@@ -14,10 +14,11 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::actors::{OpenAiLimits, SessionOptions};
+use crate::actors::{OpenAiLimits, Retention, SessionOptions};
 use crate::clients::OpenAiOptions;
 use crate::domain::caller_rules::{CallerRules, Region};
 use crate::domain::ids::AgentId;
+use crate::secrets::{AdminKey, Secrets};
 use crate::telemetry::{CallerIdFormat, LogFormat};
 
 pub use environment::Environment;
@@ -32,13 +33,13 @@ pub struct Config {
     /// `OPS_ADDR`
     pub ops_addr: SocketAddr,
     /// `ELEVENLABS_CLIENT_DATA_KEY`
-    pub client_data_key: SecretString,
+    pub client_data_key: Secrets,
     /// `ELEVENLABS_SEARCH_DATA_KEY`
-    pub search_data_key: SecretString,
+    pub search_data_key: Secrets,
     /// `ELEVENLABS_POST_CALL_KEY`
-    pub post_call_key: SecretString,
+    pub post_call_key: Secrets,
     /// `ADMIN_KEY`
-    pub admin_key: Option<SecretString>,
+    pub admin_keys: Vec<AdminKey>,
     /// What does not depend on the webhooks' secrets.
     pub services: Services,
 }
@@ -65,6 +66,8 @@ pub struct Services {
     pub client_data_deadline: Duration,
     /// `GREETING_RETRY_HOURS`
     pub greeting_retry: Duration,
+    /// `…_RETENTION_DAYS`
+    pub retention: Retention,
     /// `MAX_BODY_MB`, in bytes.
     pub max_body: usize,
     /// `MAX_SESSIONS`
@@ -102,20 +105,21 @@ impl Config {
             problems: Vec::new(),
             warnings: Vec::new(),
         };
-        let client_data_key = reader.secret("ELEVENLABS_CLIENT_DATA_KEY", API_KEY_HINT);
-        let search_data_key = reader.secret("ELEVENLABS_SEARCH_DATA_KEY", API_KEY_HINT);
-        let post_call_key = reader.secret("ELEVENLABS_POST_CALL_KEY", POST_CALL_HINT);
+        let client_data_key = reader.secrets("ELEVENLABS_CLIENT_DATA_KEY", API_KEY_HINT);
+        let search_data_key = reader.secrets("ELEVENLABS_SEARCH_DATA_KEY", API_KEY_HINT);
+        let post_call_key = reader.secrets("ELEVENLABS_POST_CALL_KEY", POST_CALL_HINT);
         let bind_addr = reader.address("BIND_ADDR", "0.0.0.0:8000");
         let ops_addr = reader.address("OPS_ADDR", "127.0.0.1:9464");
-        let admin_key = reader.text("ADMIN_KEY").map(SecretString::from);
-        let services = reader.services(Some(&post_call_key));
+        let admin_keys = reader.credential("ADMIN_KEY");
+        let admin_keys = AdminKey::parse_all(&admin_keys.unwrap_or_default());
+        let services = reader.services(post_call_key.first());
         reader.finish(Self {
             bind_addr,
             ops_addr,
             client_data_key,
             search_data_key,
             post_call_key,
-            admin_key,
+            admin_keys,
             services,
         })
     }
@@ -160,13 +164,31 @@ impl Reader<'_> {
             .filter(|v| !v.is_empty())
     }
 
-    fn secret(&mut self, name: &str, hint: &str) -> SecretString {
-        self.text(name)
-            .unwrap_or_else(|| {
-                self.problems.push(format!("{name} is not set: {hint}"));
-                String::new()
-            })
-            .into()
+    /// A secret, set directly or as the content of the file that `…_FILE` names.
+    fn credential(&mut self, name: &str) -> Option<String> {
+        if let Some(value) = self.text(name) {
+            return Some(value);
+        }
+        let file = format!("{name}_FILE");
+        let path = self.text(&file)?;
+        match std::fs::read_to_string(&path) {
+            Ok(content) => Some(content.trim().to_owned()).filter(|c| !c.is_empty()),
+            Err(error) => {
+                self.problems.push(format!(
+                    "{file} names {path:?}, which cannot be read: {error}"
+                ));
+                None
+            }
+        }
+    }
+
+    fn secrets(&mut self, name: &str, hint: &str) -> Secrets {
+        let problems = self.problems.len();
+        let secrets = Secrets::parse(&self.credential(name).unwrap_or_default());
+        if secrets.first().is_none() && self.problems.len() == problems {
+            self.problems.push(format!("{name} is not set: {hint}"));
+        }
+        secrets
     }
 
     fn address(&mut self, name: &str, default: &str) -> SocketAddr {
@@ -263,6 +285,7 @@ impl Reader<'_> {
                 10..=10_000,
             )),
             greeting_retry: hours(self.number("GREETING_RETRY_HOURS", 24, 0..=720)),
+            retention: self.retention(),
             max_body: self.number("MAX_BODY_MB", 64usize, 1..=1_024) * 1024 * 1024,
             sessions: SessionOptions {
                 most: self.number("MAX_SESSIONS", 20_000, 16..=10_000_000),
@@ -315,6 +338,19 @@ impl Reader<'_> {
         }
     }
 
+    /// 0 keeps all.
+    fn retention(&mut self) -> Retention {
+        let mut days = |name: &str, default: u32| {
+            let days = self.number(name, default, 0..=36_500);
+            (days > 0).then(|| Duration::from_secs(u64::from(days) * 24 * 3600))
+        };
+        Retention {
+            payloads: days("PAYLOAD_RETENTION_DAYS", 0),
+            memories: days("MEMORY_RETENTION_DAYS", 0),
+            dead_letters: days("DEAD_LETTER_RETENTION_DAYS", 90),
+        }
+    }
+
     fn caller_rules(&mut self) -> CallerRules {
         let region = self.text("DEFAULT_REGION").and_then(|code| {
             let region = Region::parse(&code);
@@ -346,7 +382,10 @@ impl Reader<'_> {
             Ok(port) => format!("http://127.0.0.1:{port}"),
             Err(_) => self.url("OPENMEMORY_PORT", "8080 or http://127.0.0.1:8080"),
         };
-        Some((url, self.text("OPENMEMORY_KEY").map(SecretString::from)))
+        Some((
+            url,
+            self.credential("OPENMEMORY_KEY").map(SecretString::from),
+        ))
     }
 
     fn switch(&mut self, name: &str, default: bool) -> bool {
@@ -375,7 +414,7 @@ impl Reader<'_> {
             requests_per_minute: self.limit("OPENAI_RPM", 500),
             tokens_per_minute: self.limit("OPENAI_TPM", 200_000),
         };
-        let Some(api_key) = self.text("OPENAI_API_KEY") else {
+        let Some(api_key) = self.credential("OPENAI_API_KEY") else {
             self.warnings.push(
                 "OPENAI_API_KEY is not set: callers are recognised, but no greetings are generated"
                     .into(),
@@ -399,7 +438,7 @@ impl Reader<'_> {
 
     fn elevenlabs(&mut self) -> Option<(String, SecretString)> {
         let base_url = self.url("ELEVENLABS_BASE_URL", "https://api.elevenlabs.io");
-        let Some(key) = self.text("ELEVENLABS_API_KEY") else {
+        let Some(key) = self.credential("ELEVENLABS_API_KEY") else {
             self.warnings.push(
                 "ELEVENLABS_API_KEY is not set: agent profiles cannot be fetched, so declared variables \
                  are not filled and greetings do not know their agent"

@@ -21,4 +21,5 @@ pub mod personalization;
 pub mod profile;
 pub mod prompt;
 pub mod search;
+pub mod standing;
 pub mod tiers;

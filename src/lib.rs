@@ -8,6 +8,7 @@
 //! - [`http`]: webhooks, signatures, status codes. Knows the actors' handles.
 //! - [`actors`]: caller sessions, agent cache, OpenAI client, inbox, and who
 //!   supervises them.
+//! - [`secrets`]: what others show us to be let in.
 //! - [`compute`]: threads for what keeps a processor busy.
 //! - [`store`]: what is kept, as two traits and their backends.
 //! - [`clients`]: other people's HTTP APIs.
@@ -26,5 +27,6 @@ pub mod domain;
 pub mod http;
 mod log_events;
 pub mod metric_definitions;
+pub mod secrets;
 pub mod store;
 pub mod telemetry;

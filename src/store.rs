@@ -1,7 +1,9 @@
-//! What is kept: two traits, because what is kept has two natures.
+//! What is kept: a trait for each nature that it has.
 //!
 //! - [`Ledger`]: the durable inbox, dead letters and agent profiles. Always a
 //!   SQL database of our own.
+//! - [`Register`]: what operators decided about callers, and what they did.
+//!   Beside the ledger.
 //! - [`MemoryStore`]: both tiers and the memories of callers. A SQL database,
 //!   or a memory engine that the operator runs already.
 //!
@@ -11,20 +13,28 @@
 //! Nothing here knows of actors or HTTP.
 
 mod archive;
+mod erasure;
 mod ledger;
 mod memory;
 mod openmemory;
+mod register;
+mod report;
 mod sqlite;
 mod transfer;
 
 pub use archive::{Archive, AudioSpool};
+pub use erasure::{Erasure, Receipt, erase};
 pub use ledger::{
-    Accepted, Claimed, DeadLetter, EventId, InboxEvent, InboxStats, Ledger, NewEvent, RetryCause,
-    Settled, Settlement, Stage, StoredAgent, Unarchived,
+    Accepted, Claimed, DeadLetter, ErasedEvents, EventId, InboxEvent, InboxStats, Ledger, NewEvent,
+    RetryCause, Settled, Settlement, Stage, StoredAgent, Unarchived,
 };
-pub use memory::MemoryStore;
+pub use memory::{ErasedMemory, KnownCalls, MemoryStore};
 pub use openmemory::{Adopted, OpenMemoryStore};
-pub use sqlite::{SqliteDatabase, SqliteLedger, SqliteMemoryStore, SqliteRecordIndex};
+pub use register::{AuditEntry, Decision, PendingErasure, Register};
+pub use report::CallerReport;
+pub use sqlite::{
+    SqliteDatabase, SqliteLedger, SqliteMemoryStore, SqliteRecordIndex, SqliteRegister,
+};
 pub use transfer::{CallerExport, call_mark};
 
 /// Why the store could not do what was asked. Never holds a caller's data.
@@ -36,6 +46,9 @@ pub enum StoreError {
     /// What is stored cannot be read as what it should be.
     #[error("the store holds something unreadable: {0}")]
     Corrupt(String),
+    /// The call was erased: nothing of it is taken any more.
+    #[error("the call was erased")]
+    Erased,
 }
 
 /// Result of a store operation.

@@ -88,7 +88,7 @@ impl AgentCache {
     pub(super) async fn load(
         ledger: &dyn Ledger,
         ttl: Duration,
-        client: Option<ElevenLabs>,
+        client: Option<Arc<ElevenLabs>>,
         metrics: Arc<Metrics>,
     ) -> crate::store::Result<Self> {
         let mut table = FxHashMap::default();
@@ -112,7 +112,7 @@ impl AgentCache {
             table: Arc::new(RwLock::new(table)),
             metrics,
             ttl: SignedDuration::try_from(ttl).unwrap_or(SignedDuration::MAX),
-            client: client.map(Arc::new),
+            client,
         })
     }
 

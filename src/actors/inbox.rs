@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use ractor::{ActorProcessingErr, ActorRef};
 use rustc_hash::FxHashMap;
@@ -33,11 +34,6 @@ pub use intake::{Delivery, Receipt, Recording};
 const TICK: Duration = Duration::from_millis(500);
 /// Ticks between two measurements of the inbox.
 const TICKS_PER_MEASUREMENT: u64 = 4;
-/// Ticks between two prunings.
-const TICKS_PER_PRUNING: u64 = 7_200;
-/// How long finished events are remembered. ElevenLabs redelivers for 40
-/// minutes; the memory store knows learned calls for ever.
-const KEEP_FINISHED: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Readiness: how long claiming may fail before the inbox counts as stuck.
 const STUCK_AFTER: SignedDuration = SignedDuration::from_secs(15);
 /// Most dead letters listed.
@@ -101,6 +97,25 @@ impl Inbox {
         let revived = self.ledger.revive(id, Timestamp::now()).await?;
         self.slot.send(Message::Wake);
         Ok(revived)
+    }
+
+    /// A dead letter with its body. `None` if there is none with this id.
+    ///
+    /// # Errors
+    /// If the ledger fails.
+    pub async fn dead_letter(
+        &self,
+        id: EventId,
+    ) -> crate::store::Result<Option<(DeadLetter, Bytes)>> {
+        self.ledger.dead_letter(id).await
+    }
+
+    /// Drops a dead letter for good. False if there is none with this id.
+    ///
+    /// # Errors
+    /// If the ledger fails.
+    pub async fn discard(&self, id: EventId) -> crate::store::Result<bool> {
+        self.ledger.discard(id).await
     }
 
     /// Whether the inbox moves: it has looked for work lately.
@@ -193,10 +208,6 @@ impl InboxActor {
             let (ledger, metrics) = (Arc::clone(ledger), Arc::clone(&self.setup.metrics));
             tokio::spawn(async move { measure(&*ledger, &metrics).await });
         }
-        if self.ticks.is_multiple_of(TICKS_PER_PRUNING) {
-            let ledger = Arc::clone(ledger);
-            tokio::spawn(async move { prune(&*ledger).await });
-        }
         self.ticks += 1;
     }
 
@@ -278,21 +289,5 @@ async fn measure(ledger: &dyn Ledger, metrics: &Metrics) {
             metrics.inbox_oldest_pending.set(age.max(0.0));
         }
         Err(error) => tracing::error!(%error, "The inbox cannot be measured"),
-    }
-}
-
-async fn prune(ledger: &dyn Ledger) {
-    let Ok(before) = Timestamp::now().checked_sub(KEEP_FINISHED) else {
-        return;
-    };
-    loop {
-        match ledger.prune(before).await {
-            Ok(0) => return,
-            Ok(_) => {}
-            Err(error) => {
-                tracing::warn!(%error, "Finished events could not be pruned");
-                return;
-            }
-        }
     }
 }

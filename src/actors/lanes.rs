@@ -9,8 +9,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::progress::{Beacon, Watched};
 use crate::domain::caller_id::CallerId;
@@ -59,10 +61,16 @@ struct State {
     closed: bool,
 }
 
+/// An event under way.
+struct Held {
+    bytes: usize,
+    /// Ends the work on it.
+    cancelled: CancellationToken,
+}
+
 #[derive(Default)]
 struct Lane {
-    /// The events under way with the bytes they take.
-    events: FxHashMap<EventId, usize>,
+    events: FxHashMap<EventId, Held>,
     bytes: usize,
     beacon: Beacon,
 }
@@ -82,7 +90,7 @@ impl State {
         }
     }
 
-    fn take(&mut self, event: &InboxEvent) -> bool {
+    fn take(&mut self, event: &InboxEvent, cancelled: &CancellationToken) -> bool {
         let (stage, bytes) = (event.stage, event.payload_bytes);
         let pair = greeted_pair(event);
         let greets_already = pair
@@ -92,7 +100,8 @@ impl State {
         if !lane.has_room(stage, bytes) || greets_already || lane.events.contains_key(&event.id) {
             return false;
         }
-        lane.events.insert(event.id, bytes);
+        let cancelled = cancelled.clone();
+        lane.events.insert(event.id, Held { bytes, cancelled });
         lane.bytes += bytes;
         lane.beacon.busy();
         self.greeted.extend(pair);
@@ -101,8 +110,8 @@ impl State {
 
     fn give_back(&mut self, event: &InboxEvent) {
         let lane = self.lane(event.stage);
-        if let Some(bytes) = lane.events.remove(&event.id) {
-            lane.bytes -= bytes;
+        if let Some(held) = lane.events.remove(&event.id) {
+            lane.bytes -= held.bytes;
         }
         if lane.events.is_empty() {
             lane.beacon.idle();
@@ -149,10 +158,24 @@ impl Lanes {
     /// none now, or if it or a greeting of its caller and agent is under way.
     pub fn take(&self, event: InboxEvent) -> Option<Lease> {
         let mut state = self.state();
-        (!state.closed && state.take(&event)).then(|| Lease {
+        let cancelled = CancellationToken::new();
+        (!state.closed && state.take(&event, &cancelled)).then(|| Lease {
             event,
+            cancelled,
             lanes: self.clone(),
         })
+    }
+
+    /// The events are gone: whoever works on one of them stops.
+    pub fn cancel(&self, events: &[EventId]) {
+        let mut state = self.state();
+        for stage in [Stage::Learn, Stage::Greet] {
+            for event in events {
+                if let Some(held) = state.lane(stage).events.get(event) {
+                    held.cancelled.cancel();
+                }
+            }
+        }
     }
 
     /// Begins nothing more, and waits until what is under way has ended.
@@ -189,6 +212,7 @@ impl Lanes {
 /// The right to work on one stage of an event.
 pub(super) struct Lease {
     event: InboxEvent,
+    cancelled: CancellationToken,
     lanes: Lanes,
 }
 
@@ -202,8 +226,11 @@ impl Lease {
     pub fn enter(&mut self, stage: Stage) -> bool {
         let mut next = self.event.clone();
         (next.stage, next.attempts) = (stage, 0);
+        if stage == Stage::Greet {
+            next.greet_since = Some(Timestamp::now());
+        }
         let mut state = self.lanes.state();
-        if state.closed || !state.take(&next) {
+        if state.closed || !state.take(&next, &self.cancelled) {
             return false;
         }
         state.give_back(&self.event);
@@ -211,6 +238,11 @@ impl Lease {
         self.event = next;
         (self.lanes.0.freed)();
         true
+    }
+
+    /// Is cancelled when the event is gone.
+    pub fn cancelled(&self) -> CancellationToken {
+        self.cancelled.clone()
     }
 
     /// What is waited for is known to be away, and watched by others.
@@ -229,13 +261,11 @@ impl Drop for Lease {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
-    use jiff::Timestamp;
-
     use super::*;
     use crate::domain::call_event::{EventKey, EventKind};
     use crate::domain::ids::ConversationId;
     use crate::domain::profile::CallOrder;
+    use futures_util::FutureExt;
 
     fn event(id: i64, stage: Stage, agent: &str, payload_bytes: usize) -> InboxEvent {
         InboxEvent {

@@ -17,6 +17,7 @@ use tracing::Instrument;
 
 use super::agent_cache::AgentCache;
 use super::backoff::Backoff;
+use super::directory::Directory;
 use super::lanes::Lease;
 use super::openai::{GreetingFailure, OpenAiClient};
 use super::parsed_calls::ParsedCalls;
@@ -65,6 +66,8 @@ pub(super) struct Pipeline {
     /// Calls that were parsed when they were received.
     pub calls: ParsedCalls,
     pub caller_rules: Arc<CallerRules>,
+    /// Whose number a number is.
+    pub directory: Directory,
     /// For large events.
     pub reading: Compute,
     /// How long a greeting is tried for.
@@ -83,6 +86,8 @@ enum Failure {
     },
     /// It is given up.
     Dead { error: String },
+    /// It was erased meanwhile: there is nothing to write down.
+    Erased,
 }
 
 impl Failure {
@@ -105,6 +110,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Corrupt(error) => Self::Dead { error },
+            StoreError::Erased => Self::Erased,
             StoreError::Unavailable(error) => Self::Retry {
                 cause: RetryCause::Outage,
                 error,
@@ -141,13 +147,18 @@ impl Pipeline {
             caller = shown.as_ref().map(tracing::field::display),
         );
         async {
+            let cancelled = lease.cancelled();
             let work = AssertUnwindSafe(self.work(&mut lease)).catch_unwind();
-            let ended = work.await.unwrap_or_else(|_| {
-                tracing::error!("The work on a post-call event panicked");
-                Err(Failure::crash("the work on it panicked"))
-            });
-            if let Err(failure) = ended {
-                let how = self.judge(lease.event(), failure);
+            let ended = tokio::select! {
+                ended = work => ended.unwrap_or_else(|_| {
+                    tracing::error!("The work on a post-call event panicked");
+                    Err(Failure::crash("the work on it panicked"))
+                }),
+                () = cancelled.cancelled() => Err(Failure::Erased),
+            };
+            if let Err(failure) = ended
+                && let Some(how) = self.judge(lease.event(), failure)
+            {
                 self.settle(&lease, how).await;
             }
         }
@@ -171,7 +182,8 @@ impl Pipeline {
             }
         }
 
-        self.greet(lease, caller, agent, &call).await?;
+        let person = self.directory.person(caller);
+        self.greet(lease, &person, agent, &call).await?;
         self.settle(lease, Settlement::Greeted).await;
         Ok(())
     }
@@ -205,12 +217,14 @@ impl Pipeline {
         call: &Arc<Call>,
     ) -> Result<(), Failure> {
         let (listened, whose) = (Arc::clone(call), caller.clone());
-        let learning = self
+        let mut learning = self
             .off_runtime(event, move || Learning::from_call(&listened, whose))
             .await?
             .ok_or_else(|| Failure::dead("the call names no agent"))?;
         let shown = self.caller_ids.show(caller);
         log_events::processing_memories(&shown, &learning.agent);
+        // As late as can be: the number may be linked to another meanwhile.
+        learning.caller = self.directory.person(caller);
         self.sessions.learn(learning).await?;
         log_events::profile_updated(&shown);
         Ok(())
@@ -352,9 +366,15 @@ impl Pipeline {
         done.map_err(|_| Failure::crash("reading the event panicked"))
     }
 
-    fn judge(&self, event: &InboxEvent, failure: Failure) -> Settlement {
+    /// What is to be written down of an event whose work failed, if anything.
+    fn judge(&self, event: &InboxEvent, failure: Failure) -> Option<Settlement> {
         let (cause, error, at_least) = match failure {
-            Failure::Dead { error } => return Settlement::Dead { error },
+            Failure::Dead { error } => return Some(Settlement::Dead { error }),
+            Failure::Erased => {
+                self.calls.forget(event.id);
+                tracing::info!("The work on an erased call has ended");
+                return None;
+            }
             Failure::Retry {
                 cause,
                 error,
@@ -364,17 +384,17 @@ impl Pipeline {
         let conversation = &event.key.conversation_id;
         if cause == RetryCause::Crash && event.crashes + 1 >= MAX_CRASHES {
             tracing::error!(%conversation, error, "A post-call event is given up: the work on it failed again and again");
-            return Settlement::Dead { error };
+            return Some(Settlement::Dead { error });
         }
         tracing::warn!(%conversation, error, "A post-call event is tried again later");
         let pause = RETRY.delay(event.attempts + 1, rand::random());
         // A server may ask for anything; nobody waits longer than the cap.
         let asked = at_least.unwrap_or_default().min(RETRY.cap);
-        Settlement::Retry {
+        Some(Settlement::Retry {
             run_at: Timestamp::now() + pause.max(asked),
             error,
             cause,
-        }
+        })
     }
 
     /// Writes down how a stage ended. What was done is not done again because

@@ -25,7 +25,7 @@ use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
 use crate::domain::profile::UniversalProfile;
 use crate::domain::tiers::{Greeted, Learned, NewGreeting};
-use crate::store::StoreError;
+use crate::store::{CallerExport, Erasure, StoreError};
 
 pub use super::session::SessionError;
 pub(super) use shard::{Message, RouterActor, Setup};
@@ -159,6 +159,11 @@ impl Sessions {
         }
     }
 
+    /// Memories were removed from the store: whoever searches loads them anew.
+    pub(super) fn forget_indexes(&self) {
+        self.dependencies.indexes.forget_all();
+    }
+
     /// Makes a caller's memories searchable.
     async fn load_index(
         &self,
@@ -210,6 +215,44 @@ impl Sessions {
         self.change(caller, Change::Rename { name, reply });
         let renamed = renamed.await.unwrap_or(Err(SessionError::Failed))?;
         Ok(renamed.map(|renamed| renamed.profile))
+    }
+
+    /// Removes everything of a caller from the stores.
+    pub(super) async fn erase(&self, caller: &CallerId) -> Result<Erasure, SessionError> {
+        let (reply, erased) = oneshot::channel();
+        self.change(caller, Change::Erase { reply });
+        erased.await.unwrap_or(Err(SessionError::Failed))
+    }
+
+    /// Adds what is known of another number to a caller.
+    async fn merge(&self, caller: &CallerId, export: CallerExport) -> Result<(), SessionError> {
+        let (reply, merged) = oneshot::channel();
+        self.change(caller, Change::Merge { export, reply });
+        merged.await.unwrap_or(Err(SessionError::Failed))
+    }
+
+    /// Gives what is known of a number to another caller, who is `person`.
+    pub(super) async fn hand_over(
+        &self,
+        number: &CallerId,
+        person: &CallerId,
+    ) -> Result<(), SessionError> {
+        let (export, exported) = oneshot::channel();
+        let (took, taken) = oneshot::channel();
+        let (reply, handed_over) = oneshot::channel();
+        let change = Change::HandOver {
+            export,
+            taken,
+            reply,
+        };
+        self.change(number, change);
+        // Nothing comes if nothing is known of it.
+        if let Ok(known) = exported.await {
+            self.merge(person, known).await?;
+            // The number's session may have stopped waiting; it is asked again.
+            let _ = took.send(());
+        }
+        handed_over.await.unwrap_or(Err(SessionError::Failed))
     }
 
     /// Queues a change with the caller's session. Its reply comes within the

@@ -29,7 +29,7 @@ use crate::domain::learning::Learning;
 use crate::domain::name::CallerName;
 use crate::domain::tiers::{Greeted, Learned, NewGreeting, Renamed, Tiers};
 use crate::metric_definitions::Metrics;
-use crate::store::{MemoryStore, StoreError};
+use crate::store::{CallerExport, Erasure, Ledger, MemoryStore, StoreError, erase};
 use crate::telemetry::CallerIdFormat;
 
 pub(super) use index::IndexBudget;
@@ -43,6 +43,8 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(4 * 60);
 /// What every session works with.
 pub(super) struct Dependencies {
     pub store: Arc<dyn MemoryStore>,
+    /// For erasures, which begin there.
+    pub ledger: Arc<dyn Ledger>,
     /// For indexes and searches.
     pub compute: Compute,
     pub indexes: Arc<IndexBudget>,
@@ -81,6 +83,20 @@ pub(super) enum Change {
         name: CallerName,
         reply: Reply<Option<Renamed>>,
     },
+    /// Everything is removed, and nobody knows the caller any more.
+    Erase { reply: Reply<Erasure> },
+    /// What was known of another number of the same person is added.
+    Merge {
+        export: CallerExport,
+        reply: Reply<()>,
+    },
+    /// The number is another caller's now: what is known of it is handed out,
+    /// and removed when it was taken. No call is learned in between.
+    HandOver {
+        export: oneshot::Sender<CallerExport>,
+        taken: oneshot::Receiver<()>,
+        reply: Reply<()>,
+    },
 }
 
 impl Change {
@@ -91,6 +107,9 @@ impl Change {
             Self::Learn { reply, .. } => drop(reply.send(Err(error))),
             Self::StoreGreeting { reply, .. } => drop(reply.send(Err(error))),
             Self::Rename { reply, .. } => drop(reply.send(Err(error))),
+            Self::Erase { reply } => drop(reply.send(Err(error))),
+            Self::Merge { reply, .. } => drop(reply.send(Err(error))),
+            Self::HandOver { reply, .. } => drop(reply.send(Err(error))),
         }
     }
 }
@@ -210,7 +229,60 @@ impl SessionActor {
                 }
                 let _ = reply.send(result.map_err(SessionError::from));
             }
+            Change::Erase { reply } => {
+                let (caller, now) = (&self.setup.caller, Timestamp::now());
+                let ledger = &*dependencies.ledger;
+                let result = within_limit(erase(ledger, &**store, caller, now)).await;
+                if result.is_ok() {
+                    published.forget();
+                }
+                let _ = reply.send(result.map_err(SessionError::from));
+            }
+            Change::Merge { export, reply } => {
+                let result = within_limit(self.merge(export)).await;
+                if let Ok(tiers) = &result {
+                    let tiers = tiers.clone();
+                    published.update(|view| *view = tiers.into());
+                    published.index().note_call(None);
+                }
+                let _ = reply.send(result.map(drop).map_err(SessionError::from));
+            }
+            Change::HandOver {
+                export,
+                taken,
+                reply,
+            } => {
+                let result = within_limit(self.hand_over(export, taken)).await;
+                if result.is_ok() {
+                    published.forget();
+                }
+                let _ = reply.send(result.map_err(SessionError::from));
+            }
         }
+    }
+
+    async fn merge(&self, export: CallerExport) -> Result<Tiers, StoreError> {
+        let (store, caller) = (&self.setup.dependencies.store, &self.setup.caller);
+        let known = store.export(caller).await?;
+        if let Some(merged) = export.merged_into(known, caller) {
+            store.import(&merged).await?;
+        }
+        store.tiers(caller).await
+    }
+
+    async fn hand_over(
+        &self,
+        export: oneshot::Sender<CallerExport>,
+        taken: oneshot::Receiver<()>,
+    ) -> Result<(), StoreError> {
+        let (store, caller) = (&self.setup.dependencies.store, &self.setup.caller);
+        if let Some(known) = store.export(caller).await? {
+            let not_taken = || StoreError::Unavailable("nobody took the caller over".into());
+            export.send(known).map_err(|_| not_taken())?;
+            taken.await.map_err(|_| not_taken())?;
+            store.erase(caller).await?;
+        }
+        Ok(())
     }
 }
 

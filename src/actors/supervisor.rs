@@ -11,6 +11,8 @@ use tokio::task::JoinHandle;
 
 use super::agent_cache::{self, AgentCache, AgentCacheActor};
 use super::archiver::{self, Archiver, ArchiverActor};
+use super::callers::Callers;
+use super::directory::Directory;
 use super::health::Health;
 use super::inbox::{self, Inbox, InboxActor, Intake};
 use super::intensity::RestartIntensity;
@@ -18,6 +20,7 @@ use super::openai::{self, OpenAiActor, OpenAiClient, OpenAiLimits};
 use super::parsed_calls::ParsedCalls;
 use super::pipeline::Pipeline;
 use super::progress::{Beacon, Watched};
+use super::retention::{self, Retention, RetentionActor};
 use super::router::{self, RouterActor, SessionOptions, Sessions};
 use super::session::Dependencies;
 use super::slot::Slot;
@@ -26,7 +29,7 @@ use crate::clients::{ElevenLabs, OpenAi};
 use crate::compute::Compute;
 use crate::domain::caller_rules::CallerRules;
 use crate::metric_definitions::{ActorKind, Label, Metrics};
-use crate::store::{Archive, Ledger, MemoryStore, StoreError};
+use crate::store::{Archive, Ledger, MemoryStore, Register, StoreError};
 use crate::telemetry::CallerIdFormat;
 
 /// Restarts within [`RESTART_WINDOW`] before the root gives up.
@@ -47,6 +50,8 @@ pub struct SystemOptions {
     pub ledger: Arc<dyn Ledger>,
     /// Both tiers and the memories.
     pub store: Arc<dyn MemoryStore>,
+    /// What operators decided about callers.
+    pub register: Arc<dyn Register>,
     /// Transcripts and recordings.
     pub archive: Archive,
     /// `None` without `ELEVENLABS_API_KEY`.
@@ -57,6 +62,8 @@ pub struct SystemOptions {
     pub agent_ttl: Duration,
     /// How long a greeting is tried for.
     pub greeting_retry: Duration,
+    /// How long things are kept.
+    pub retention: Retention,
     /// For work that nobody on the line waits for.
     pub background: Compute,
     /// Caller sessions.
@@ -87,6 +94,10 @@ pub struct ActorSystem {
     /// Agent profiles.
     pub agents: AgentCache,
     pub inbox: Inbox,
+    /// What operators do with callers.
+    pub callers: Callers,
+    /// What they decided.
+    pub directory: Directory,
     /// Whether all of it works.
     pub health: Health,
     root: ActorRef<Message>,
@@ -106,15 +117,18 @@ impl ActorSystem {
             metrics,
             ..
         } = options;
+        let elevenlabs = options.elevenlabs.map(Arc::new);
         let agents = AgentCache::load(
             &*ledger,
             options.agent_ttl,
-            options.elevenlabs,
+            elevenlabs.clone(),
             Arc::clone(&metrics),
         )
         .await?;
+        let directory = Directory::load(Arc::clone(&options.register)).await?;
         let dependencies = Arc::new(Dependencies {
             store: Arc::clone(&store),
+            ledger: Arc::clone(&ledger),
             // Somebody on the line waits for a search.
             compute: Compute::foreground(),
             indexes: Arc::default(),
@@ -138,10 +152,23 @@ impl ActorSystem {
             caller_rules: Arc::clone(&options.caller_rules),
             metrics: Arc::clone(&metrics),
             greetings: openai.is_some(),
+            directory: directory.clone(),
+            register: Arc::clone(&options.register),
         };
         let inbox = Inbox::new(Arc::clone(&ledger), intake, calls.clone(), archiver.clone());
+        let callers = Callers {
+            sessions: sessions.clone(),
+            directory: directory.clone(),
+            store: Arc::clone(&store),
+            register: options.register,
+            archive: archive.clone(),
+            lanes: inbox.lanes().clone(),
+            calls: calls.clone(),
+            elevenlabs,
+        };
         let pipeline = Arc::new(Pipeline {
             ledger: Arc::clone(&ledger),
+            directory: directory.clone(),
             sessions: sessions.clone(),
             agents: agents.clone(),
             openai: openai.as_ref().map(|(handle, _)| handle.clone()),
@@ -177,6 +204,16 @@ impl ActorSystem {
         for (slot, setup) in sessions.setups() {
             children.push(Child::new(Kind::Router(slot, setup)));
         }
+        children.push(Child::new(Kind::Retention(
+            Slot::default(),
+            retention::Setup {
+                retention: options.retention,
+                ledger: Arc::clone(&ledger),
+                store: Arc::clone(&store),
+                archive: archive.clone(),
+                sessions: sessions.clone(),
+            },
+        )));
         // The inbox comes last: what it hands out finds everybody in place.
         children.push(Child::new(Kind::Inbox(
             inbox.slot().clone(),
@@ -192,7 +229,11 @@ impl ActorSystem {
         watched.push(archiver.watched());
         let health = Health::new(ledger, store, archive, inbox.clone(), watched);
         let (root, ended) = Actor::spawn(None, RootSupervisor, (children, metrics)).await?;
+        let resuming = callers.clone();
+        tokio::spawn(async move { resuming.resume().await });
         Ok(Self {
+            callers,
+            directory,
             sessions,
             agents,
             inbox,
@@ -237,6 +278,7 @@ enum Kind {
     Router(Slot<router::Message>, router::Setup),
     Inbox(Slot<inbox::Message>, inbox::Setup),
     Archiver(Slot<archiver::Message>, archiver::Setup),
+    Retention(Slot<retention::Message>, retention::Setup),
 }
 
 impl Child {
@@ -254,6 +296,7 @@ impl Child {
             Kind::Router(..) => ActorKind::Router,
             Kind::Inbox(..) => ActorKind::Inbox,
             Kind::Archiver(..) => ActorKind::Archiver,
+            Kind::Retention(..) => ActorKind::Retention,
         }
     }
 
@@ -286,6 +329,9 @@ impl Child {
             }
             Kind::Archiver(slot, setup) => {
                 start(worker::<ArchiverActor>(beacon), slot, setup, root).await
+            }
+            Kind::Retention(slot, setup) => {
+                start(worker::<RetentionActor>(beacon), slot, setup, root).await
             }
         }
     }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{BodyError, bounded_body, describe, http_client, retry_after};
 use crate::domain::agent_profile::AgentProfile;
-use crate::domain::ids::AgentId;
+use crate::domain::ids::{AgentId, ConversationId};
 
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -100,6 +100,39 @@ impl ElevenLabs {
             Ok(AgentProfile::from_response(&body))
         } else {
             Err(ElevenLabsError::Unusable)
+        }
+    }
+
+    /// Deletes a conversation. One that is not there counts as deleted.
+    ///
+    /// # Errors
+    /// [`ElevenLabsError`]
+    pub async fn delete_conversation(
+        &self,
+        conversation: &ConversationId,
+    ) -> Result<(), ElevenLabsError> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+        if !conversation.as_str().bytes().all(plain) {
+            return Ok(());
+        }
+        let response = self
+            .http
+            .delete(format!(
+                "{}/v1/convai/conversations/{conversation}",
+                self.base_url
+            ))
+            .timeout(TIMEOUT)
+            .header("xi-api-key", self.api_key.expose_secret())
+            .send()
+            .await
+            .map_err(|e| ElevenLabsError::Network(describe(e)))?;
+        match response.status().as_u16() {
+            200..300 | 404 => Ok(()),
+            status @ (401 | 403) => Err(ElevenLabsError::InvalidKey(status)),
+            status => Err(ElevenLabsError::Status {
+                status,
+                retry_after: retry_after(response.headers(), Timestamp::now()),
+            }),
         }
     }
 }

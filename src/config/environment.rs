@@ -2,8 +2,18 @@
 
 use std::collections::HashMap;
 
-/// A snapshot of the settings.
+use secrecy::zeroize::Zeroize;
+
+/// A snapshot of the settings. Wiped from memory when it is dropped.
 pub struct Environment(HashMap<String, String>);
+
+impl Drop for Environment {
+    fn drop(&mut self) {
+        for value in self.0.values_mut() {
+            value.zeroize();
+        }
+    }
+}
 
 impl Environment {
     /// The environment of the process, completed from `.env` in the working

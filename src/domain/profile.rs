@@ -135,6 +135,24 @@ impl ConversationState {
         dropped
     }
 
+    /// The state of one person who called from two numbers: the calls of both,
+    /// and the greeting of the newer one.
+    #[must_use]
+    pub fn merged_with(&self, other: Self) -> Self {
+        let calls = self.conversation_count + other.conversation_count;
+        let last_call_date = self.last_call_date.max(other.last_call_date);
+        let newer = if other.greeted_from > self.greeted_from {
+            other
+        } else {
+            self.clone()
+        };
+        Self {
+            conversation_count: calls,
+            last_call_date,
+            ..newer
+        }
+    }
+
     /// The state with a new greeting, or `None` if it is older than the present one.
     #[must_use]
     pub fn with_greeting(&self, greeting: &Greeting, call: CallOrder) -> Option<Self> {

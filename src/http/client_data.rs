@@ -17,6 +17,7 @@ use super::{Shared, authorize, body};
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::AgentId;
 use crate::domain::personalization::{Recognition, personalize, personalize_single_tier};
+use crate::domain::standing::Standing;
 use crate::log_events;
 use crate::metric_definitions::RingOutcome;
 
@@ -66,7 +67,8 @@ async fn ring(
     let state = &shared.state;
     let profile = state.agents.peek(agent);
     let defaults = || error::json(&personalize(None, None, profile.as_deref()).1);
-    let Some(caller) = caller else {
+    let standing = caller.map(|caller| state.directory.standing(caller));
+    let Some((caller, is_shared)) = standing.as_ref().and_then(Standing::person) else {
         log_events::ring_withheld(agent);
         return (RingOutcome::Withheld, defaults());
     };
@@ -90,6 +92,11 @@ async fn ring(
             return (RingOutcome::Deadline, defaults());
         }
     };
+    if is_shared {
+        // Who of them rings is not known yet.
+        log_events::ring_answered(&shown, agent, Recognition::Unknown);
+        return (RingOutcome::NewCaller, defaults());
+    }
     let view = published.view();
     let answer_from = if state.two_tier {
         personalize

@@ -10,7 +10,6 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
-use secrecy::ExposeSecret;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -51,11 +50,10 @@ impl From<SignatureError> for ApiError {
     }
 }
 
-impl From<StoreError> for ApiError {
-    fn from(error: StoreError) -> Self {
-        tracing::error!(%error, "A post-call event cannot be stored now");
-        Self::Unavailable("the event cannot be stored now; please send it again")
-    }
+/// The sender has to send again.
+fn not_stored(error: &StoreError) -> ApiError {
+    tracing::error!(%error, "A post-call event cannot be stored now");
+    ApiError::Unavailable("the event cannot be stored now; please send it again")
 }
 
 pub(super) async fn receive<S, B>(
@@ -69,14 +67,11 @@ where
 {
     let state = &shared.state;
     let now = Timestamp::now();
-    let verifier = Verifier::new(
-        signature,
-        state.post_call_key.expose_secret().as_bytes(),
-        now,
-    )
-    .inspect_err(|error| tracing::warn!(%error, "post-call webhook refused"))?;
+    let verifier = Verifier::new(signature, state.post_call_key.values(), now)
+        .inspect_err(|error| tracing::warn!(%error, "post-call webhook refused"))?;
     let (delivery, _budget) = read(shared, verifier, body, now).await?;
-    Ok(answer(&state.inbox.take(delivery).await?))
+    let receipt = state.inbox.take(delivery).await;
+    Ok(answer(&receipt.map_err(|e| not_stored(&e))?))
 }
 
 /// An authentic body, with the memory that it takes from the budget until its
@@ -134,7 +129,7 @@ where
         splitter.push(&chunk, |bytes| recording.push(bytes));
         budget.cover(splitter.envelope_len())?;
         disk.cover(total - splitter.envelope_len())?;
-        recording.flush().await?;
+        recording.flush().await.map_err(|e| not_stored(&e))?;
     }
     verifier
         .verify()

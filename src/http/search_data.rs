@@ -6,6 +6,7 @@ use bytes::Buf;
 use futures_util::Stream;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::time::timeout;
 use tracing::Instrument;
 
@@ -16,6 +17,7 @@ use crate::domain::caller_id::CallerId;
 use crate::domain::caller_rules::CallerRules;
 use crate::domain::ids::AgentId;
 use crate::domain::memory::Memory;
+use crate::domain::standing::Standing;
 use crate::metric_definitions::SearchOutcome;
 
 /// After this long a search gets the empty answer: somebody is on the line.
@@ -37,6 +39,8 @@ struct Parameters {
     #[serde(default, deserialize_with = "present")]
     user_id: Option<Option<String>>,
     agent_id: Option<String>,
+    /// Whatever the agent adds; a shared number's caller may be named in it.
+    context: Option<Value>,
 }
 
 /// Tells null from absent.
@@ -46,6 +50,7 @@ fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Option<S
 
 struct Query {
     query: String,
+    context: String,
     caller: Option<CallerId>,
     agent: AgentId,
 }
@@ -57,6 +62,7 @@ impl Query {
             query: None,
             user_id: None,
             agent_id: None,
+            context: None,
         });
         let missing = |field: &str| ApiError::Invalid(format!("{field} is missing"));
         let agent = inner
@@ -67,11 +73,29 @@ impl Query {
             .user_id
             .or(flat.user_id)
             .ok_or_else(|| missing("user_id"))?;
+        let context = inner.context.or(flat.context).unwrap_or_default();
         Ok(Self {
+            context: context
+                .as_str()
+                .map_or_else(|| context.to_string(), str::to_owned),
             query: inner.query.or(flat.query).ok_or_else(|| missing("query"))?,
             caller: rules.caller(user.as_deref().unwrap_or_default()).ok(),
             agent: AgentId::parse(&agent)
                 .map_err(|e| ApiError::Invalid(format!("agent_id {e}")))?,
+        })
+    }
+}
+
+impl Query {
+    /// Whether the agent has heard the caller's name: it stands in what it asks.
+    fn names(&self, published: &Published) -> bool {
+        let view = published.view();
+        let name = view.profile.as_ref().and_then(|p| p.name.as_ref());
+        name.is_some_and(|name| {
+            let first = name.first_word().to_lowercase();
+            let said = format!("{} {}", self.query, self.context).to_lowercase();
+            said.split(|c: char| !c.is_alphabetic() && c != '\'' && c != '-')
+                .any(|word| word == first)
         })
     }
 }
@@ -158,7 +182,8 @@ where
 
 async fn search(shared: &Shared, query: &Query) -> (SearchOutcome, Answer) {
     let state = &shared.state;
-    let Some(caller) = &query.caller else {
+    let standing = query.caller.as_ref().map(|c| state.directory.standing(c));
+    let Some((caller, is_shared)) = standing.as_ref().and_then(Standing::person) else {
         return (SearchOutcome::Withheld, Answer::default());
     };
     let shown = state.caller_ids.show(caller);
@@ -172,6 +197,10 @@ async fn search(shared: &Shared, query: &Query) -> (SearchOutcome, Answer) {
     )
     .await
     {
+        Ok(Ok((published, _))) if is_shared && !query.names(&published) => {
+            tracing::info!("Search-data webhook for {shown}: a shared number, and no name yet");
+            (SearchOutcome::Empty, Answer::default())
+        }
         Ok(Ok((published, memories))) => {
             let outcome = if memories.is_empty() {
                 SearchOutcome::Empty

@@ -27,13 +27,18 @@ pub(super) enum SignatureError {
 /// A signature that is recent, and the check of the body against it, which
 /// goes along while the body is read.
 pub(super) struct Verifier {
-    mac: Hmac<Sha256>,
+    /// One for each secret that is good.
+    macs: Vec<Hmac<Sha256>>,
     signatures: Vec<[u8; 32]>,
 }
 
 impl Verifier {
     /// Reads the header. Parts may stand in any order; others are ignored.
-    pub fn new(header: Option<&str>, key: &[u8], now: Timestamp) -> Result<Self, SignatureError> {
+    pub fn new<'a>(
+        header: Option<&str>,
+        keys: impl Iterator<Item = &'a [u8]>,
+        now: Timestamp,
+    ) -> Result<Self, SignatureError> {
         let mut time = None;
         let mut signatures = Vec::new();
         for part in header.ok_or(SignatureError::Unreadable)?.split(',') {
@@ -58,22 +63,26 @@ impl Verifier {
             return Err(SignatureError::Stale);
         }
         Ok(Self {
-            mac: start(time, key),
+            macs: keys.map(|key| start(time, key)).collect(),
             signatures,
         })
     }
 
     /// Takes the next chunk of the body.
     pub fn update(&mut self, chunk: &[u8]) {
-        self.mac.update(chunk);
+        for mac in &mut self.macs {
+            mac.update(chunk);
+        }
     }
 
-    /// Whether the whole body was signed with our key. Takes the same time
+    /// Whether the whole body was signed with one of our keys. Takes the same time
     /// wherever a wrong signature differs.
     pub fn verify(self) -> Result<(), SignatureError> {
         let mut authentic = false;
-        for signature in &self.signatures {
-            authentic |= self.mac.clone().verify_slice(signature).is_ok();
+        for mac in &self.macs {
+            for signature in &self.signatures {
+                authentic |= mac.clone().verify_slice(signature).is_ok();
+            }
         }
         if authentic {
             Ok(())
@@ -108,12 +117,16 @@ mod tests {
 
     const KEY: &[u8] = b"wsec_test";
 
+    fn keys() -> impl Iterator<Item = &'static [u8]> {
+        [b"an old one".as_slice(), KEY].into_iter()
+    }
+
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(seconds).unwrap()
     }
 
     fn check(header: &str, body: &[u8], now: Timestamp) -> Result<(), SignatureError> {
-        let mut verifier = Verifier::new(Some(header), KEY, now)?;
+        let mut verifier = Verifier::new(Some(header), keys(), now)?;
         verifier.update(body);
         verifier.verify()
     }
@@ -168,7 +181,7 @@ mod tests {
             );
         }
         assert!(matches!(
-            Verifier::new(None, KEY, now),
+            Verifier::new(None, keys(), now),
             Err(SignatureError::Unreadable)
         ));
     }
@@ -190,7 +203,7 @@ mod tests {
             let now = at(1_795_341_600);
             let header = sign(&body, KEY, now);
             // In chunks, as it comes from the wire.
-            let mut verifier = Verifier::new(Some(&header), KEY, now).unwrap();
+            let mut verifier = Verifier::new(Some(&header), keys(), now).unwrap();
             let (head, tail) = body.split_at(cut.index(body.len()));
             verifier.update(head);
             verifier.update(tail);
@@ -204,7 +217,7 @@ mod tests {
 
         #[test]
         fn no_header_breaks_the_parser(header in "\\PC{0,200}") {
-            let _ = Verifier::new(Some(&header), KEY, at(1_795_341_600));
+            let _ = Verifier::new(Some(&header), keys(), at(1_795_341_600));
         }
     }
 }

@@ -189,6 +189,8 @@ label! {
         Inbox = "inbox",
         /// What writes the archive.
         Archiver = "archiver",
+        /// What removes what is old.
+        Retention = "retention",
         /// A shard of the session router.
         Router = "router",
         Session = "session",

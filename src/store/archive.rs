@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,11 +18,14 @@ use tokio::sync::Semaphore;
 
 use super::{Result, StoreError};
 use crate::domain::call_event::{EventKey, EventKind};
+use crate::domain::ids::ConversationId;
 
 /// Threads that wait for the volume at a time.
 const THREADS: usize = 16;
 /// Longest wait for any single operation.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(20);
+/// Conversations removed in one go when they are too old.
+const EXPIRED_AT_A_TIME: usize = 200;
 /// Where bodies wait that are not authenticated yet.
 const INCOMING: &str = ".incoming";
 
@@ -152,6 +155,51 @@ impl Archive {
         .await
     }
 
+    /// Removes everything of these conversations; returns how many files.
+    ///
+    /// # Errors
+    /// If a file cannot be removed, or not in time.
+    pub async fn remove(&self, conversations: Vec<ConversationId>) -> Result<u64> {
+        let root = Arc::clone(&self.root);
+        self.blocking(move || {
+            let mut removed = 0;
+            for conversation in conversations {
+                removed += remove_folder(&root.join(conversation.path_stem()))?;
+            }
+            if removed > 0 {
+                rustix::fs::syncfs(File::open(root)?)?;
+            }
+            Ok(removed)
+        })
+        .await
+    }
+
+    /// Removes conversations to which nothing was added since `before`, some at
+    /// a time; returns how many files, 0 when none is left.
+    ///
+    /// # Errors
+    /// If a file cannot be removed, or not in time.
+    pub async fn expire(&self, before: SystemTime) -> Result<u64> {
+        let root = Arc::clone(&self.root);
+        self.blocking(move || {
+            let (mut removed, mut folders) = (0, 0);
+            for entry in std::fs::read_dir(&root)? {
+                let entry = entry?;
+                let folder = entry.metadata()?;
+                let is_old = folder.is_dir() && folder.modified()? < before;
+                if is_old && entry.file_name() != INCOMING {
+                    removed += remove_folder(&entry.path())?;
+                    folders += 1;
+                }
+                if folders >= EXPIRED_AT_A_TIME {
+                    break;
+                }
+            }
+            Ok(removed)
+        })
+        .await
+    }
+
     /// Writes and removes a file. One check at a time: however often it is
     /// asked of a volume that hangs, one thread waits.
     ///
@@ -217,6 +265,22 @@ impl Drop for AudioSpool {
         // Nothing to be done about a failure here; `Archive::open` cleans up.
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// Removes a folder of files; returns how many there were. One that is not
+/// there holds none.
+fn remove_folder(folder: &Path) -> std::io::Result<u64> {
+    let files = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        files => files?,
+    };
+    let mut removed = 0;
+    for file in files {
+        std::fs::remove_file(file?.path())?;
+        removed += 1;
+    }
+    std::fs::remove_dir(folder)?;
+    Ok(removed)
 }
 
 /// Decodes base64 in portions. JSON may escape the slash (`\/`).
@@ -330,7 +394,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::ids::ConversationId;
 
     fn key(kind: EventKind) -> EventKey {
         EventKey {

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use strum::{EnumIter, IntoStaticStr};
 
-use super::Result;
+use super::{KnownCalls, Result};
 use crate::domain::agent_profile::AgentProfile;
 use crate::domain::call_event::EventKey;
 use crate::domain::caller_id::CallerId;
-use crate::domain::ids::AgentId;
+use crate::domain::ids::{AgentId, ConversationId};
 use crate::domain::profile::CallOrder;
 
 /// Identifies an event in the inbox; grows with arrival.
@@ -163,6 +163,17 @@ pub struct Settled {
     pub superseded: Vec<Timestamp>,
 }
 
+/// What of a caller was in the ledger.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ErasedEvents {
+    /// Events removed, dead letters among them.
+    pub events: Vec<EventId>,
+    /// How many of them were dead letters.
+    pub dead_letters: u64,
+    /// Every call of the caller whose id is known: whose files are to go.
+    pub conversations: Vec<ConversationId>,
+}
+
 /// The state of the inbox in numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct InboxStats {
@@ -252,6 +263,26 @@ pub trait Ledger: Send + Sync + 'static {
     /// Gives a dead letter another chance. False if there is none with this
     /// id, or if it is of unknown type.
     async fn revive(&self, id: EventId, now: Timestamp) -> Result<bool>;
+
+    /// A dead letter with its body. `None` if there is none with this id.
+    async fn dead_letter(&self, id: EventId) -> Result<Option<(DeadLetter, Bytes)>>;
+
+    /// Drops a dead letter for good. False if there is none with this id.
+    async fn discard(&self, id: EventId) -> Result<bool>;
+
+    /// Drops some of the dead letters received before `before`; returns how
+    /// many, 0 when none is left.
+    async fn expire_dead_letters(&self, before: Timestamp) -> Result<u64>;
+
+    /// Removes every event of a caller, notes these and the `known` calls as
+    /// erased, and that files are to be removed: in one transaction, so that
+    /// whatever breaks off afterwards can go on.
+    async fn erase(
+        &self,
+        caller: &CallerId,
+        known: KnownCalls,
+        now: Timestamp,
+    ) -> Result<ErasedEvents>;
 
     /// Forgets finished events received before `before`. Their effects stay.
     async fn prune(&self, before: Timestamp) -> Result<u64>;

@@ -5,10 +5,30 @@ use jiff::Timestamp;
 
 use super::{CallerExport, Result};
 use crate::domain::caller_id::CallerId;
+use crate::domain::ids::ConversationId;
 use crate::domain::learning::Learning;
 use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
 use crate::domain::tiers::{Greeted, Learned, NewGreeting, Renamed, Tiers};
+
+/// Calls of a caller that were learned.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KnownCalls {
+    /// Those whose id is known.
+    pub conversations: Vec<ConversationId>,
+    /// The [marks](super::call_mark) of all.
+    pub marks: Vec<String>,
+}
+
+/// What of a caller was in the memory store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ErasedMemory {
+    /// Whether there was a Tier 1.
+    pub profile: bool,
+    /// Agents that had a Tier 2.
+    pub agents: u64,
+    pub memories: u64,
+}
 
 /// Both tiers and the memories of callers.
 #[async_trait]
@@ -16,7 +36,10 @@ pub trait MemoryStore: Send + Sync + 'static {
     /// Both tiers of a caller, as they were at one moment. What a ring waits for.
     async fn tiers(&self, caller: &CallerId) -> Result<Tiers>;
 
-    /// Applies a call, once for each `conversation_id`.
+    /// Applies a call, once for each `conversation_id`. [`StoreError::Erased`]
+    /// if the call was erased.
+    ///
+    /// [`StoreError::Erased`]: super::StoreError::Erased
     async fn learn(&self, learning: &Learning) -> Result<Learned>;
 
     /// Stores a greeting unless that of a newer call is stored. `None` if the
@@ -34,6 +57,16 @@ pub trait MemoryStore: Send + Sync + 'static {
 
     /// A caller's memories in the order in which they were learned, the newest `limit`.
     async fn memories(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>>;
+
+    /// The calls of a caller that were learned.
+    async fn calls(&self, caller: &CallerId) -> Result<KnownCalls>;
+
+    /// Removes everything of a caller; asked twice, nothing is left to remove.
+    async fn erase(&self, caller: &CallerId) -> Result<ErasedMemory>;
+
+    /// Removes some of the memories of calls before `before`; returns how many,
+    /// 0 when none is left.
+    async fn expire_memories(&self, before: Timestamp) -> Result<u64>;
 
     /// Every caller with a profile, in order.
     async fn callers(&self) -> Result<Vec<CallerId>>;

@@ -13,6 +13,7 @@
 //!   which can be rebuilt from the server.
 
 mod change;
+mod erase;
 mod find;
 mod legacy;
 mod record_index;
@@ -31,7 +32,7 @@ use jiff::Timestamp;
 use rustc_hash::{FxBuildHasher, FxHashSet};
 use tokio::sync::{Mutex, MutexGuard, RwLock, Semaphore};
 
-use super::{CallerExport, MemoryStore, Result, StoreError, call_mark};
+use super::{CallerExport, ErasedMemory, KnownCalls, MemoryStore, Result, StoreError, call_mark};
 use crate::clients::{Added, Generation, OpenMemory, OpenMemoryError, Record};
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::AgentId;
@@ -282,6 +283,18 @@ impl MemoryStore for OpenMemoryStore {
 
     async fn memories(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>> {
         self.memories_of(caller, limit).await
+    }
+
+    async fn calls(&self, caller: &CallerId) -> Result<KnownCalls> {
+        erase::calls(self, caller).await
+    }
+
+    async fn erase(&self, caller: &CallerId) -> Result<ErasedMemory> {
+        erase::erase(self, caller).await
+    }
+
+    async fn expire_memories(&self, before: Timestamp) -> Result<u64> {
+        erase::expire(self, before).await
     }
 
     async fn callers(&self) -> Result<Vec<CallerId>> {

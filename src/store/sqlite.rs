@@ -12,6 +12,7 @@ mod ledger;
 mod memory;
 mod readers;
 mod record_index;
+mod register;
 mod rows;
 mod writer;
 
@@ -27,6 +28,7 @@ use tokio::time::timeout;
 pub use ledger::SqliteLedger;
 pub use memory::SqliteMemoryStore;
 pub use record_index::SqliteRecordIndex;
+pub use register::SqliteRegister;
 
 use super::{Result, StoreError};
 use readers::Readers;
@@ -55,6 +57,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sqlite/migrations/0002_archive_lane.sql"),
     include_str!("sqlite/migrations/0003_memories.sql"),
     include_str!("sqlite/migrations/0004_sources.sql"),
+    include_str!("sqlite/migrations/0005_privacy.sql"),
 ];
 
 /// An open database. Cheap to clone.
@@ -123,6 +126,8 @@ impl SqliteDatabase {
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+        // What is deleted is overwritten, so that nobody reads it in free pages.
+        connection.pragma_update(None, "secure_delete", "ON")?;
         migrate(&mut connection)?;
 
         let readers = (0..READERS)
@@ -178,6 +183,11 @@ impl SqliteDatabase {
         timeout(OPERATION_TIMEOUT, self.inner.readers.run(work))
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable("reading took too long".into())))
+    }
+
+    /// Folds the log into the database file and empties it.
+    async fn checkpoint(&self) -> Result<()> {
+        self.inner.writer.checkpoint().await
     }
 
     /// Writes a row: proves that the disk takes it.

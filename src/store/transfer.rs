@@ -3,6 +3,7 @@
 use rustc_hash::FxHashSet;
 use sha2::{Digest, Sha256};
 
+use crate::domain::caller_id::CallerId;
 use crate::domain::ids::{AgentId, ConversationId};
 use crate::domain::memory::Memory;
 use crate::domain::profile::{ConversationState, UniversalProfile};
@@ -32,6 +33,47 @@ impl CallerExport {
             .collect();
         self.memories
             .retain(|m| wanted.contains(&(&m.conversation_id, m.ordinal)));
+    }
+
+    /// What a caller is with another number's calls added. `None` if they are
+    /// all there already, told by their marks: adding them twice would count
+    /// them twice.
+    #[must_use]
+    pub fn merged_into(self, known: Option<Self>, caller: &CallerId) -> Option<Self> {
+        let mut whole = known.unwrap_or_else(|| Self {
+            profile: UniversalProfile {
+                phone_number: caller.clone(),
+                name: None,
+                name_source: None,
+                first_seen: self.profile.first_seen,
+                total_interactions: 0,
+            },
+            states: Vec::new(),
+            memories: Vec::new(),
+            learned: Vec::new(),
+        });
+        let there: FxHashSet<&String> = whole.learned.iter().collect();
+        if !self.learned.is_empty() && self.learned.iter().all(|mark| there.contains(mark)) {
+            return None;
+        }
+        let profile = &mut whole.profile;
+        profile.total_interactions += self.profile.total_interactions;
+        profile.first_seen = profile.first_seen.min(self.profile.first_seen);
+        if profile.name.is_none() {
+            profile.name = self.profile.name;
+            profile.name_source = self.profile.name_source;
+        }
+        for (agent, state) in self.states {
+            match whole.states.iter_mut().find(|(known, _)| *known == agent) {
+                Some((_, known)) => *known = known.merged_with(state),
+                None => whole.states.push((agent, state)),
+            }
+        }
+        whole.memories.extend(self.memories);
+        // In the order in which they were said, as everywhere.
+        whole.memories.sort_by_key(|memory| memory.timestamp);
+        whole.learned.extend(self.learned);
+        Some(whole)
     }
 
     /// A checksum over all that counts: not the sector, which a store may

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use elaoms::actors::{ActorSystem, Delivery, SessionOptions, SystemOptions};
+use elaoms::actors::{ActorSystem, Delivery, Retention, SessionOptions, SystemOptions};
 use elaoms::compute::Compute;
 use elaoms::domain::caller_id::CallerId;
 use elaoms::domain::envelope::EnvelopeSplitter;
@@ -15,8 +15,8 @@ use elaoms::domain::name::CallerName;
 use elaoms::domain::tiers::{Greeted, Learned, NewGreeting, Renamed, Tiers};
 use elaoms::metric_definitions::Metrics;
 use elaoms::store::{
-    Archive, CallerExport, Ledger, MemoryStore, Result, SqliteDatabase, SqliteLedger,
-    SqliteMemoryStore, StoreError,
+    Archive, CallerExport, ErasedMemory, KnownCalls, Ledger, MemoryStore, Result, SqliteDatabase,
+    SqliteLedger, SqliteMemoryStore, SqliteRegister, StoreError,
 };
 use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -72,6 +72,15 @@ impl MemoryStore for Troubled {
     ) -> Result<Option<Renamed>> {
         self.store.rename(caller, name, now).await
     }
+    async fn calls(&self, caller: &CallerId) -> Result<KnownCalls> {
+        self.store.calls(caller).await
+    }
+    async fn erase(&self, caller: &CallerId) -> Result<ErasedMemory> {
+        self.store.erase(caller).await
+    }
+    async fn expire_memories(&self, before: Timestamp) -> Result<u64> {
+        self.store.expire_memories(before).await
+    }
     async fn memories(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>> {
         self.trouble().await?;
         self.store.memories(caller, limit).await
@@ -111,7 +120,7 @@ impl World {
             fails: AtomicBool::new(false),
             hangs: AtomicBool::new(false),
         });
-        let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::new(database));
+        let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::new(database.clone()));
         let (metrics, page) = Metrics::new();
         let system = ActorSystem::start(SystemOptions {
             ledger: Arc::clone(&ledger),
@@ -121,6 +130,8 @@ impl World {
             openai: None,
             agent_ttl: Duration::from_secs(3600),
             greeting_retry: Duration::from_secs(3600),
+            retention: Retention::default(),
+            register: Arc::new(SqliteRegister::new(database)),
             background: Compute::background(),
             sessions: SessionOptions { most: 1000, idle },
             metrics: Arc::new(metrics),

@@ -17,6 +17,7 @@ mod openmemory;
 mod openmemory_stand_in;
 mod payloads;
 mod personal;
+mod privacy;
 mod service;
 mod store_contract;
 mod tools;

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::Inbox;
+use crate::actors::directory::Directory;
 use crate::compute::Compute;
 use crate::domain::call_event::{self, Call, CallEvent, EventError, EventKey};
 use crate::domain::caller_rules::CallerRules;
 use crate::domain::envelope::Envelope;
+use crate::domain::standing::Standing;
 use crate::metric_definitions::Metrics;
-use crate::store::{Accepted, Archive, AudioSpool, NewEvent, Result};
+use crate::store::{Accepted, Archive, AudioSpool, NewEvent, Register, Result};
 
 /// Audio is written to disk in portions of this size, in bytes.
 const AUDIO_PORTION: usize = 256 * 1024;
@@ -25,6 +27,10 @@ pub(in crate::actors) struct Intake {
     pub metrics: Arc<Metrics>,
     /// Whether there is a model to make greetings.
     pub greetings: bool,
+    /// Of whom nothing is kept, and whose number is whose.
+    pub directory: Directory,
+    /// Calls of which nothing is kept.
+    pub register: Arc<dyn Register>,
 }
 
 /// An authentic body.
@@ -146,6 +152,7 @@ impl Inbox {
         };
         let key = event.key().clone();
         let outcome = match event {
+            event if self.is_unwanted(&event).await? => "not kept",
             // Written under its name, a recording sent again replaces itself.
             CallEvent::Audio(_) => {
                 recording.store(&key).await?;
@@ -164,6 +171,32 @@ impl Inbox {
             key.kind.as_str()
         );
         Ok(Receipt::Event(key))
+    }
+
+    /// Whether nothing of a call may be kept: its caller has opted out, or it
+    /// was erased. The recording of such a call names no caller, and may come
+    /// before or after: it goes with the call, by its id.
+    async fn is_unwanted(&self, event: &CallEvent) -> Result<bool> {
+        let conversation = &event.key().conversation_id;
+        let register = &self.intake.register;
+        match event {
+            CallEvent::Transcription(call) => {
+                let directory = &self.intake.directory;
+                let opted_out = call
+                    .caller
+                    .as_ref()
+                    .is_some_and(|caller| directory.standing(caller) == Standing::OptedOut);
+                if opted_out {
+                    let calls = vec![conversation.clone()];
+                    register.bury(calls.clone(), Timestamp::now()).await?;
+                    self.intake.archive.remove(calls).await?;
+                }
+                // An erased one is refused by the ledger.
+                Ok(opted_out)
+            }
+            CallEvent::Audio(_) => register.is_erased(conversation).await,
+            CallEvent::InitiationFailure(_) => Ok(false),
+        }
     }
 
     /// Large bodies are read off the runtime.
@@ -194,7 +227,9 @@ impl Inbox {
         };
         let (call_ref, bytes) = (call.as_deref(), payload.len());
         let accepted = self.ledger.accept(NewEvent {
-            caller: call_ref.and_then(|call| call.caller.clone()),
+            caller: call_ref
+                .and_then(|call| call.caller.as_ref())
+                .map(|caller| self.intake.directory.person(caller)),
             started_at: call_ref.map_or(received_at, |call| call.started_at),
             greeting_wanted: self.intake.greetings && call_ref.is_some_and(Call::caller_spoke),
             key,

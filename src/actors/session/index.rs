@@ -46,6 +46,17 @@ impl IndexBudget {
         loaded.push_back(Arc::downgrade(cell));
     }
 
+    /// Unloads all.
+    pub fn forget_all(&self) {
+        let loaded =
+            std::mem::take(&mut *self.loaded.lock().unwrap_or_else(PoisonError::into_inner));
+        for cell in loaded {
+            if let Some(cell) = cell.upgrade() {
+                cell.note_call(None);
+            }
+        }
+    }
+
     /// Unloads what was longest unused until the rest fits. Looks at each
     /// index twice at most: what was used since is spared once.
     fn enforce(&self) {

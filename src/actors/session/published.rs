@@ -88,6 +88,12 @@ impl Published {
         self.view.store(Arc::new(view));
     }
 
+    /// Nobody knows the caller any more.
+    pub(super) fn forget(&self) {
+        self.view.store(Arc::default());
+        self.index.note_call(None);
+    }
+
     /// The caller's memories, searchable if they are loaded.
     pub(in crate::actors) fn index(&self) -> &Arc<IndexCell> {
         &self.index

@@ -11,13 +11,16 @@ use rusqlite::{Connection, Row, named_params, params};
 use sha2::{Digest, Sha256};
 
 use super::SqliteDatabase;
+use super::register;
 use super::rows::{self, first, millis, query, unreadable};
 use crate::domain::agent_profile::AgentProfile;
-use crate::domain::ids::AgentId;
+use crate::domain::caller_id::CallerId;
+use crate::domain::ids::{AgentId, ConversationId};
 use crate::domain::profile::CallOrder;
 use crate::store::{
-    Accepted, Claimed, DeadLetter, EventId, InboxEvent, InboxStats, Ledger, NewEvent, Result,
-    RetryCause, Settled, Settlement, Stage, StoreError, StoredAgent, Unarchived,
+    Accepted, Claimed, DeadLetter, ErasedEvents, EventId, InboxEvent, InboxStats, KnownCalls,
+    Ledger, NewEvent, Result, RetryCause, Settled, Settlement, Stage, StoreError, StoredAgent,
+    Unarchived,
 };
 
 /// [`Ledger`] on SQLite.
@@ -151,24 +154,56 @@ impl Ledger for SqliteLedger {
         self.0
             .read(move |db| {
                 let sql = "SELECT * FROM inbox WHERE state = 'dead' ORDER BY id DESC LIMIT ?1";
-                query(db, sql, [limit], |row| {
-                    Ok(DeadLetter {
-                        id: row.get("id")?,
-                        kind: row.get("kind")?,
-                        conversation_id: row.get("conversation_id")?,
-                        received_at: rows::time(row, "received_at")?,
-                        attempts: row.get("attempts")?,
-                        error: row
-                            .get::<_, Option<String>>("last_error")?
-                            .unwrap_or_default(),
-                    })
-                })
+                query(db, sql, [limit], dead_letter)
             })
             .await
     }
 
     async fn revive(&self, id: EventId, now: Timestamp) -> Result<bool> {
         self.0.write(move |db| revive(db, id, now)).await
+    }
+
+    async fn dead_letter(&self, id: EventId) -> Result<Option<(DeadLetter, Bytes)>> {
+        self.0
+            .read(move |db| {
+                let sql = "SELECT * FROM inbox WHERE id = ?1 AND state = 'dead'";
+                first(db, sql, [id.0], |row| {
+                    let body: Option<Vec<u8>> = row.get("payload")?;
+                    Ok((dead_letter(row)?, body.unwrap_or_default().into()))
+                })
+            })
+            .await
+    }
+
+    async fn discard(&self, id: EventId) -> Result<bool> {
+        self.0
+            .write(move |db| {
+                let sql = "DELETE FROM inbox WHERE id = ?1 AND state = 'dead'";
+                Ok(db.prepare_cached(sql)?.execute([id.0])? == 1)
+            })
+            .await
+    }
+
+    async fn expire_dead_letters(&self, before: Timestamp) -> Result<u64> {
+        self.0
+            .write(move |db| {
+                let sql = "DELETE FROM inbox WHERE id IN
+                    (SELECT id FROM inbox WHERE state = 'dead' AND received_at < ?1 LIMIT 100)";
+                Ok(db.prepare_cached(sql)?.execute([millis(before)])? as u64)
+            })
+            .await
+    }
+
+    async fn erase(
+        &self,
+        caller: &CallerId,
+        known: KnownCalls,
+        now: Timestamp,
+    ) -> Result<ErasedEvents> {
+        let caller = caller.clone();
+        self.0
+            .write(move |db| erase(db, &caller, &known, now))
+            .await
     }
 
     async fn prune(&self, before: Timestamp) -> Result<u64> {
@@ -237,11 +272,74 @@ fn count(row: &Row<'_>, column: &str) -> Result<u64> {
     u64::try_from(count).map_err(|_| unreadable(column))
 }
 
+fn dead_letter(row: &Row<'_>) -> Result<DeadLetter> {
+    let error: Option<String> = row.get("last_error")?;
+    Ok(DeadLetter {
+        id: row.get("id")?,
+        kind: row.get("kind")?,
+        conversation_id: row.get("conversation_id")?,
+        received_at: rows::time(row, "received_at")?,
+        attempts: row.get("attempts")?,
+        error: error.unwrap_or_default(),
+    })
+}
+
+/// A dead letter of unknown type names no caller, but its body may.
+fn erase(
+    db: &Connection,
+    caller: &CallerId,
+    known: &KnownCalls,
+    now: Timestamp,
+) -> Result<ErasedEvents> {
+    let sql = "SELECT id, state, conversation_id FROM inbox WHERE caller = ?1
+               UNION ALL
+               SELECT id, state, NULL FROM inbox
+               WHERE state = 'dead' AND caller IS NULL AND instr(payload, CAST(?1 AS BLOB)) > 0";
+    let rows = query(db, sql, [caller.as_str()], |row| {
+        let (state, conversation): (String, Option<String>) =
+            (row.get("state")?, row.get("conversation_id")?);
+        let conversation = conversation.and_then(|id| ConversationId::parse(&id).ok());
+        Ok((EventId(row.get("id")?), state == "dead", conversation))
+    })?;
+    let mut erased = ErasedEvents {
+        conversations: known.conversations.clone(),
+        ..ErasedEvents::default()
+    };
+    for (id, is_dead, conversation) in rows {
+        erased.dead_letters += u64::from(is_dead);
+        erased.conversations.extend(conversation);
+        erased.events.push(id);
+        db.prepare_cached("DELETE FROM inbox WHERE id = ?1")?
+            .execute([id.0])?;
+    }
+    let sql = "SELECT conversations FROM pending_erasures WHERE caller = ?1";
+    let begun: Option<String> = first(db, sql, [caller.as_str()], |row| {
+        Ok(row.get("conversations")?)
+    })?;
+    let begun: Option<Vec<ConversationId>> =
+        begun.and_then(|begun| serde_json::from_str(&begun).ok());
+    erased.conversations.extend(begun.unwrap_or_default());
+    erased.conversations.sort();
+    erased.conversations.dedup();
+
+    register::bury(db, &erased.conversations, now)?;
+    for mark in &known.marks {
+        register::bury_mark(db, mark, now)?;
+    }
+    let conversations = serde_json::to_string(&erased.conversations)
+        .map_err(|e| StoreError::Corrupt(e.to_string()))?;
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO pending_erasures (caller, conversations, begun_at) VALUES (?1, ?2, ?3)",
+    )?
+    .execute(params![caller.as_str(), conversations, millis(now)])?;
+    Ok(erased)
+}
+
 fn accept(db: &Connection, event: &NewEvent) -> Result<Accepted> {
-    let caller = event
-        .caller
-        .as_ref()
-        .map(crate::domain::caller_id::CallerId::as_str);
+    if register::is_erased(db, &event.key.conversation_id)? {
+        return Ok(Accepted::Duplicate);
+    }
+    let caller = event.caller.as_ref().map(CallerId::as_str);
     let inserted = db
         .prepare_cached(
             "INSERT INTO inbox (event_key, kind, conversation_id, agent, caller, started_at,

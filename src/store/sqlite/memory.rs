@@ -7,6 +7,7 @@ use rusqlite::{Connection, named_params, params};
 use rustc_hash::FxHashSet;
 
 use super::SqliteDatabase;
+use super::register::is_erased;
 use super::rows::{self, first, millis, query};
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::{AgentId, ConversationId};
@@ -15,7 +16,9 @@ use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
 use crate::domain::profile::{ConversationState, UniversalProfile};
 use crate::domain::tiers::{self, Greeted, Learned, NewGreeting, Renamed, Tiers};
-use crate::store::{CallerExport, MemoryStore, Result, StoreError, call_mark};
+use crate::store::{
+    CallerExport, ErasedMemory, KnownCalls, MemoryStore, Result, StoreError, call_mark,
+};
 
 /// [`MemoryStore`] on SQLite.
 #[derive(Clone)]
@@ -67,6 +70,27 @@ impl MemoryStore for SqliteMemoryStore {
                 let mut newest = query(db, sql, params![caller.as_str(), limit], rows::memory)?;
                 newest.reverse();
                 Ok(newest)
+            })
+            .await
+    }
+
+    async fn calls(&self, caller: &CallerId) -> Result<KnownCalls> {
+        let caller = caller.clone();
+        self.0.read(move |db| calls_of(db, &caller)).await
+    }
+
+    async fn erase(&self, caller: &CallerId) -> Result<ErasedMemory> {
+        let caller = caller.clone();
+        self.0.write(move |db| erase(db, &caller)).await
+    }
+
+    async fn expire_memories(&self, before: Timestamp) -> Result<u64> {
+        self.0
+            .write(move |db| {
+                // In portions: the writer is not to be held up for long.
+                let sql = "DELETE FROM memories WHERE id IN
+                    (SELECT id FROM memories WHERE said_at < ?1 LIMIT 1000)";
+                Ok(db.prepare_cached(sql)?.execute([millis(before)])? as u64)
             })
             .await
     }
@@ -166,6 +190,9 @@ fn state_of(
 
 fn learn(db: &Connection, learning: &Learning) -> Result<Learned> {
     let (caller, agent) = (&learning.caller, &learning.agent);
+    if is_erased(db, &learning.conversation_id)? {
+        return Err(StoreError::Erased);
+    }
     // Learned in another store, it is known by its mark alone.
     let imported = first(
         db,
@@ -229,6 +256,36 @@ fn marked(mark: &str) -> String {
     format!("mark:{mark}")
 }
 
+fn calls_of(db: &Connection, caller: &CallerId) -> Result<KnownCalls> {
+    let mut calls = KnownCalls::default();
+    let sql = "SELECT conversation_id FROM learned_calls WHERE caller = ?1 ORDER BY learned_at";
+    let ids = query(db, sql, [caller.as_str()], |row| {
+        Ok(row.get::<_, String>("conversation_id")?)
+    })?;
+    for id in ids {
+        if let Some(mark) = id.strip_prefix("mark:") {
+            calls.marks.push(mark.to_owned());
+        } else if let Ok(id) = ConversationId::parse(&id) {
+            calls.marks.push(call_mark(&id));
+            calls.conversations.push(id);
+        }
+    }
+    Ok(calls)
+}
+
+fn erase(db: &Connection, caller: &CallerId) -> Result<ErasedMemory> {
+    let delete = |table: &str| -> Result<u64> {
+        let sql = format!("DELETE FROM {table} WHERE caller = ?1");
+        Ok(db.prepare_cached(&sql)?.execute([caller.as_str()])? as u64)
+    };
+    delete("learned_calls")?;
+    Ok(ErasedMemory {
+        profile: delete("callers")? > 0,
+        agents: delete("conversation_states")?,
+        memories: delete("memories")?,
+    })
+}
+
 fn export(db: &Connection, caller: &CallerId) -> Result<Option<CallerExport>> {
     let Some(profile) = profile_of(db, caller)? else {
         return Ok(None);
@@ -237,21 +294,11 @@ fn export(db: &Connection, caller: &CallerId) -> Result<Option<CallerExport>> {
     states.sort_by(|(a, _), (b, _)| a.cmp(b));
     let sql = "SELECT * FROM memories WHERE caller = ?1 ORDER BY id";
     let memories = query(db, sql, [caller.as_str()], rows::memory)?;
-    let sql = "SELECT conversation_id FROM learned_calls WHERE caller = ?1 ORDER BY learned_at";
-    let learned = query(db, sql, [caller.as_str()], |row| {
-        let id: String = row.get("conversation_id")?;
-        Ok(match id.strip_prefix("mark:") {
-            Some(mark) => mark.to_owned(),
-            None => ConversationId::parse(&id)
-                .map(|id| call_mark(&id))
-                .unwrap_or_default(),
-        })
-    })?;
     Ok(Some(CallerExport {
         profile,
         states,
         memories,
-        learned,
+        learned: calls_of(db, caller)?.marks,
     }))
 }
 
@@ -284,6 +331,9 @@ fn import(db: &Connection, export: &CallerExport) -> Result<()> {
 }
 
 fn store_greeting(db: &Connection, new: &NewGreeting) -> Result<Option<Greeted>> {
+    if is_erased(db, &new.conversation_id)? {
+        return Ok(None);
+    }
     let profile = profile_of(db, &new.caller)?;
     let state = state_of(db, &new.caller, &new.agent)?;
     let (Some(profile), Some(state)) = (profile, state) else {

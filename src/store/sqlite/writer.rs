@@ -74,10 +74,18 @@ where
 struct Queues {
     first: VecDeque<Box<dyn Operation>>,
     background: VecDeque<Box<dyn Operation>>,
+    /// Who waits for the log to be folded into the database file.
+    checkpoints: Vec<oneshot::Sender<Result<()>>>,
     /// The writer ends when the queues are empty, and answers.
     closing: Vec<oneshot::Sender<()>>,
     /// Nothing is taken any more.
     closed: bool,
+}
+
+impl Queues {
+    fn has_work(&self) -> bool {
+        !(self.first.is_empty() && self.background.is_empty() && self.checkpoints.is_empty())
+    }
 }
 
 #[derive(Default)]
@@ -146,6 +154,16 @@ impl Writer {
         answer.await.map_err(|_| closed())?
     }
 
+    /// Folds the log into the database file and empties it, after what is
+    /// queued now.
+    pub async fn checkpoint(&self) -> Result<()> {
+        let (done, folded) = oneshot::channel();
+        self.shared.queues().checkpoints.push(done);
+        self.shared.news.notify_one();
+        let closed = || StoreError::Unavailable("the database is closed".into());
+        folded.await.map_err(|_| closed())?
+    }
+
     /// Does what is queued, then stops.
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
@@ -170,8 +188,15 @@ fn serve(mut connection: Connection, shared: &Shared) {
     let mut group: Vec<Box<dyn Operation>> = Vec::with_capacity(2 * GROUP);
     while wait(shared) {
         commit(&mut connection, shared, &mut group);
+        let waiting = std::mem::take(&mut shared.queues().checkpoints);
+        if !waiting.is_empty() {
+            let folded = checkpoint(&connection);
+            for done in waiting {
+                let _ = done.send(folded.clone());
+            }
+        }
     }
-    if let Err(error) = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
+    if let Err(error) = checkpoint(&connection) {
         tracing::warn!(%error, "The database log could not be folded in at the end");
     }
     drop(connection);
@@ -180,15 +205,17 @@ fn serve(mut connection: Connection, shared: &Shared) {
     }
 }
 
+fn checkpoint(connection: &Connection) -> Result<()> {
+    Ok(connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?)
+}
+
 /// Waits for work. False when there is none and none will come.
 fn wait(shared: &Shared) -> bool {
     let queues = shared
         .news
-        .wait_while(shared.queues(), |q| {
-            q.first.is_empty() && q.background.is_empty() && !q.closed
-        })
+        .wait_while(shared.queues(), |q| !q.has_work() && !q.closed)
         .unwrap_or_else(PoisonError::into_inner);
-    !(queues.first.is_empty() && queues.background.is_empty())
+    queues.has_work()
 }
 
 fn commit(connection: &mut Connection, shared: &Shared, group: &mut Vec<Box<dyn Operation>>) {

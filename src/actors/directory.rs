@@ -1,0 +1,59 @@
+//! What operators decided about callers, where rings read it.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use tokio::sync::Mutex;
+
+use crate::domain::caller_id::CallerId;
+use crate::domain::standing::{Standing, Standings};
+use crate::store::{Decision, Register, Result};
+
+/// The handle. Cheap to clone; asking it waits for nothing.
+#[derive(Clone)]
+pub struct Directory {
+    standings: Arc<ArcSwap<Standings>>,
+    register: Arc<dyn Register>,
+    /// One decision at a time, so that what is read is what was decided last.
+    deciding: Arc<Mutex<()>>,
+}
+
+impl Directory {
+    pub(super) async fn load(register: Arc<dyn Register>) -> Result<Self> {
+        let standings = register.standings().await?;
+        Ok(Self {
+            standings: Arc::new(ArcSwap::from_pointee(standings)),
+            register,
+            deciding: Arc::default(),
+        })
+    }
+
+    /// How a caller is to be treated.
+    #[must_use]
+    pub fn standing(&self, caller: &CallerId) -> Standing {
+        self.standings.load().of(caller)
+    }
+
+    /// The person behind a number.
+    #[must_use]
+    pub fn person(&self, caller: &CallerId) -> CallerId {
+        self.standings.load().person(caller).clone()
+    }
+
+    /// Everything that is decided.
+    #[must_use]
+    pub(super) fn standings(&self) -> Arc<Standings> {
+        self.standings.load_full()
+    }
+
+    /// Takes a decision. It is durable, and in force everywhere, when this
+    /// returns.
+    pub(super) async fn decide(&self, decision: Decision) -> Result<()> {
+        let _deciding = self.deciding.lock().await;
+        self.register.decide(decision, Timestamp::now()).await?;
+        self.standings
+            .store(Arc::new(self.register.standings().await?));
+        Ok(())
+    }
+}

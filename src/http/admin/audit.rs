@@ -1,0 +1,61 @@
+//! Who did what: every change by an operator is written down before its
+//! answer is sent.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::{AdminState, ApiError, Response, error, finish, store_failed};
+use crate::store::AuditEntry;
+
+/// Most entries listed.
+const MAX_ENTRIES: usize = 1_000;
+
+/// Whoever made a request, by the name of the key.
+#[derive(Clone)]
+pub(super) struct Operator {
+    pub state: Arc<AdminState>,
+    who: String,
+}
+
+impl Operator {
+    pub fn new(state: Arc<AdminState>, who: String) -> Self {
+        Self { state, who }
+    }
+
+    /// Does something and writes down that it was done or tried. `subject`
+    /// holds no caller but masked.
+    pub async fn act(
+        &self,
+        action: &'static str,
+        subject: String,
+        work: impl Future<Output = Result<Response, ApiError>>,
+    ) -> Response {
+        let response = finish(work).await;
+        let entry = AuditEntry {
+            at: Timestamp::now(),
+            who: self.who.clone(),
+            action: action.to_owned(),
+            subject,
+            outcome: response.status().as_str().to_owned(),
+        };
+        tracing::info!(
+            who = entry.who,
+            subject = entry.subject,
+            outcome = entry.outcome,
+            "Administration: {action}"
+        );
+        if let Err(error) = self.state.register.audit(entry).await {
+            // It is done; the line above is what is left of the record.
+            tracing::error!(%error, "The audit log cannot be written");
+        }
+        response
+    }
+}
+
+pub(super) async fn list(operator: &Operator) -> Result<Response, ApiError> {
+    let entries = operator.state.register.audit_log(MAX_ENTRIES).await;
+    let entries = entries.map_err(|e| store_failed(&e))?;
+    Ok(error::json(&json!({"entries": entries})))
+}

@@ -1,0 +1,222 @@
+//! `/admin/callers/…`: see [`Callers`](crate::actors::Callers).
+
+use std::sync::Arc;
+
+use bytes::Buf;
+use futures_util::Stream;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use warp::filters::BoxedFilter;
+use warp::{Filter, path};
+
+use super::audit::Operator;
+use super::{AdminState, ApiError, Response, error, finish, parse_caller, store_failed};
+use crate::actors::{CallerError, SessionError};
+use crate::domain::caller_id::CallerId;
+use crate::domain::name::CallerName;
+use crate::http::body;
+
+const NO_SUCH_CALLER: ApiError = ApiError::NoSuchThing("no such caller");
+
+impl From<CallerError> for ApiError {
+    fn from(error: CallerError) -> Self {
+        match error {
+            CallerError::Session(SessionError::Store(error)) => store_failed(&error),
+            CallerError::Session(error) => {
+                tracing::error!(%error, "An administrative operation failed");
+                Self::Unavailable("the caller's session is not available")
+            }
+            CallerError::Itself | CallerError::OptedOut => Self::Invalid(error.to_string()),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct EraseOptions {
+    /// Whether the conversations at ElevenLabs are deleted as well.
+    #[serde(default)]
+    elevenlabs: bool,
+}
+
+type State = Arc<AdminState>;
+
+pub(super) fn routes(admin: &BoxedFilter<(Operator,)>) -> BoxedFilter<(Response,)> {
+    let caller = || admin.clone().and(path!("callers" / String / ..));
+    let show = caller()
+        .and(warp::path::end())
+        .and(warp::get())
+        .then(async |operator: Operator, id: String| finish(show(&operator, &id)).await);
+    let export = caller().and(path!("export")).and(warp::get()).then(
+        async |operator: Operator, id: String| operator.about(&id, "export caller", export).await,
+    );
+    let erase = caller()
+        .and(warp::path::end())
+        .and(warp::delete())
+        .and(warp::query())
+        .then(
+            async |operator: Operator, id: String, options: EraseOptions| {
+                let erase = |state, caller| erase(state, caller, options);
+                operator.about(&id, "erase caller", erase).await
+            },
+        );
+    let rename = caller()
+        .and(path!("name"))
+        .and(warp::put())
+        .and(warp::body::stream())
+        .then(async |operator: Operator, id: String, body| {
+            let rename = |state, caller| rename(state, caller, body);
+            operator.about(&id, "rename caller", rename).await
+        });
+    let opt_out = caller().and(path!("opt-out")).and(warp::put()).then(
+        async |operator: Operator, id: String| operator.about(&id, "opt caller out", opt_out).await,
+    );
+    let opt_in = caller().and(path!("opt-out")).and(warp::delete()).then(
+        async |operator: Operator, id: String| operator.about(&id, "opt caller in", opt_in).await,
+    );
+    show.or(export)
+        .unify()
+        .or(erase)
+        .unify()
+        .or(rename)
+        .unify()
+        .or(opt_out)
+        .unify()
+        .or(opt_in)
+        .unify()
+        .or(identity(admin))
+        .unify()
+        .boxed()
+}
+
+/// Who is who: linked and shared numbers.
+fn identity(admin: &BoxedFilter<(Operator,)>) -> BoxedFilter<(Response,)> {
+    let caller = || admin.clone().and(path!("callers" / String / ..));
+    let share = caller().and(path!("shared")).and(warp::put()).then(
+        async |operator: Operator, id: String| {
+            let share = |state, caller| set_shared(state, caller, true);
+            operator.about(&id, "share number", share).await
+        },
+    );
+    let unshare = caller().and(path!("shared")).and(warp::delete()).then(
+        async |operator: Operator, id: String| {
+            let unshare = |state, caller| set_shared(state, caller, false);
+            operator.about(&id, "unshare number", unshare).await
+        },
+    );
+    let link = caller()
+        .and(path!("link"))
+        .and(warp::put())
+        .and(warp::body::stream())
+        .then(async |operator: Operator, id: String, body| {
+            let link = |state, caller| link(state, caller, body);
+            operator.about(&id, "link number", link).await
+        });
+    let unlink = caller().and(path!("link")).and(warp::delete()).then(
+        async |operator: Operator, id: String| operator.about(&id, "unlink number", unlink).await,
+    );
+    share
+        .or(unshare)
+        .unify()
+        .or(link)
+        .unify()
+        .or(unlink)
+        .unify()
+        .boxed()
+}
+
+impl Operator {
+    /// Does something about a caller, and writes it down.
+    async fn about<F>(
+        &self,
+        id: &str,
+        action: &'static str,
+        work: impl FnOnce(State, CallerId) -> F,
+    ) -> Response
+    where
+        F: Future<Output = Result<Response, ApiError>>,
+    {
+        match parse_caller(&self.state.caller_rules, id) {
+            Ok(caller) => {
+                let subject = caller.masked();
+                let work = work(Arc::clone(&self.state), caller);
+                self.act(action, subject, work).await
+            }
+            Err(error) => error.into_response(),
+        }
+    }
+}
+
+fn answer(value: &impl Serialize) -> Result<Response, ApiError> {
+    Ok(error::json(value))
+}
+
+async fn show(operator: &Operator, id: &str) -> Result<Response, ApiError> {
+    let caller = parse_caller(&operator.state.caller_rules, id)?;
+    let report = operator.state.callers.show(&caller).await?;
+    report.map_or(Err(NO_SUCH_CALLER), |report| answer(&report))
+}
+
+async fn export(state: State, caller: CallerId) -> Result<Response, ApiError> {
+    let report = state.callers.export(&caller).await?;
+    report.map_or(Err(NO_SUCH_CALLER), |report| answer(&report))
+}
+
+async fn erase(
+    state: State,
+    caller: CallerId,
+    options: EraseOptions,
+) -> Result<Response, ApiError> {
+    answer(&state.callers.erase(&caller, options.elevenlabs).await?)
+}
+
+async fn opt_out(state: State, caller: CallerId) -> Result<Response, ApiError> {
+    answer(&state.callers.opt_out(&caller).await?)
+}
+
+async fn opt_in(state: State, caller: CallerId) -> Result<Response, ApiError> {
+    state.callers.opt_in(&caller).await?;
+    answer(&json!({"opted_out": false}))
+}
+
+async fn set_shared(state: State, caller: CallerId, shared: bool) -> Result<Response, ApiError> {
+    state.callers.share(&caller, shared).await?;
+    answer(&json!({"shared": shared}))
+}
+
+async fn unlink(state: State, alias: CallerId) -> Result<Response, ApiError> {
+    state.callers.unlink(&alias).await?;
+    answer(&json!({"linked_to": null}))
+}
+
+async fn rename<S, B>(state: State, caller: CallerId, body: S) -> Result<Response, ApiError>
+where
+    S: Stream<Item = Result<B, warp::Error>>,
+    B: Buf,
+{
+    #[derive(Deserialize)]
+    struct Request {
+        name: String,
+    }
+    let body = body::read_small(body).await?;
+    let Request { name } = serde_json::from_slice(&body)?;
+    let name = CallerName::parse(&name).map_err(|e| ApiError::Invalid(format!("the name {e}")))?;
+    let profile = state.callers.rename(&caller, name).await?;
+    let profile = profile.ok_or(NO_SUCH_CALLER)?;
+    answer(&json!({"phone_number": profile.phone_number.as_str(), "name": profile.name}))
+}
+
+async fn link<S, B>(state: State, alias: CallerId, body: S) -> Result<Response, ApiError>
+where
+    S: Stream<Item = Result<B, warp::Error>>,
+    B: Buf,
+{
+    #[derive(Deserialize)]
+    struct Request {
+        caller: String,
+    }
+    let body = body::read_small(body).await?;
+    let Request { caller } = serde_json::from_slice(&body)?;
+    let caller = parse_caller(&state.caller_rules, &caller)?;
+    state.callers.link(&alias, &caller).await?;
+    answer(&json!({"linked_to": caller.as_str()}))
+}

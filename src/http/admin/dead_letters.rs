@@ -1,0 +1,92 @@
+//! `/admin/dead-letters`: what was given up, to be read, tried again or dropped.
+
+use serde_json::json;
+use warp::filters::BoxedFilter;
+use warp::{Filter, path};
+
+use super::audit::Operator;
+use super::{ApiError, Response, error, finish, store_failed};
+use crate::store::EventId;
+
+const NO_SUCH_LETTER: ApiError = ApiError::NoSuchThing("no dead letter with this id");
+
+pub(super) fn routes(admin: &BoxedFilter<(Operator,)>) -> BoxedFilter<(Response,)> {
+    let list = admin
+        .clone()
+        .and(path!("dead-letters"))
+        .and(warp::get())
+        .then(async |operator: Operator| finish(list(&operator)).await);
+    let show = admin
+        .clone()
+        .and(path!("dead-letters" / i64))
+        .and(warp::get())
+        .then(async |operator: Operator, id: i64| {
+            operator
+                .act("read dead letter", id.to_string(), show(&operator, id))
+                .await
+        });
+    let retry = admin
+        .clone()
+        .and(path!("dead-letters" / i64 / "retry"))
+        .and(warp::post())
+        .then(async |operator: Operator, id: i64| {
+            operator
+                .act("retry dead letter", id.to_string(), retry(&operator, id))
+                .await
+        });
+    let discard = admin
+        .clone()
+        .and(path!("dead-letters" / i64))
+        .and(warp::delete())
+        .then(async |operator: Operator, id: i64| {
+            operator
+                .act(
+                    "discard dead letter",
+                    id.to_string(),
+                    discard(&operator, id),
+                )
+                .await
+        });
+    list.or(show)
+        .unify()
+        .or(retry)
+        .unify()
+        .or(discard)
+        .unify()
+        .boxed()
+}
+
+async fn list(operator: &Operator) -> Result<Response, ApiError> {
+    let letters = operator.state.inbox.dead_letters().await;
+    let letters = letters.map_err(|e| store_failed(&e))?;
+    Ok(error::json(&json!({"dead_letters": letters})))
+}
+
+/// With its body: the text as it was received.
+async fn show(operator: &Operator, id: i64) -> Result<Response, ApiError> {
+    let found = operator.state.inbox.dead_letter(EventId(id)).await;
+    let found = found.map_err(|e| store_failed(&e))?;
+    let (letter, body) = found.ok_or(NO_SUCH_LETTER)?;
+    let body = String::from_utf8_lossy(&body);
+    Ok(error::json(&json!({"dead_letter": letter, "body": body})))
+}
+
+async fn retry(operator: &Operator, id: i64) -> Result<Response, ApiError> {
+    let revived = operator.state.inbox.revive(EventId(id)).await;
+    if revived.map_err(|e| store_failed(&e))? {
+        Ok(error::json(&json!({"id": id, "status": "queued"})))
+    } else {
+        Err(ApiError::NoSuchThing(
+            "no dead letter of a known type with this id",
+        ))
+    }
+}
+
+async fn discard(operator: &Operator, id: i64) -> Result<Response, ApiError> {
+    let discarded = operator.state.inbox.discard(EventId(id)).await;
+    if discarded.map_err(|e| store_failed(&e))? {
+        Ok(error::json(&json!({"id": id, "status": "discarded"})))
+    } else {
+        Err(NO_SUCH_LETTER)
+    }
+}

@@ -1,0 +1,69 @@
+//! What operators decide about callers, and the record of what operators did.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::Result;
+use crate::domain::caller_id::CallerId;
+use crate::domain::ids::ConversationId;
+use crate::domain::standing::Standings;
+
+/// A decision about a caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Keep nothing of this caller from now on, or do again.
+    OptOut(CallerId, bool),
+    /// Several people use this number, or not any more.
+    Share(CallerId, bool),
+    /// The first is the second's number too; `None` parts them.
+    Link(CallerId, Option<CallerId>),
+}
+
+/// What an operator did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AuditEntry {
+    pub at: Timestamp,
+    /// The name of an admin key, or `command line`.
+    pub who: String,
+    pub action: String,
+    /// A masked caller, an agent, or a dead letter's number.
+    pub subject: String,
+    pub outcome: String,
+}
+
+/// An erasure that has begun and not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingErasure {
+    pub caller: CallerId,
+    /// Whose files are still to be removed.
+    pub conversations: Vec<ConversationId>,
+}
+
+/// The register. Always a SQL database of our own, beside the ledger.
+#[async_trait]
+pub trait Register: Send + Sync + 'static {
+    /// Every decision in force.
+    async fn standings(&self) -> Result<Standings>;
+
+    /// Takes a decision; taken before, nothing changes.
+    async fn decide(&self, decision: Decision, now: Timestamp) -> Result<()>;
+
+    /// Calls that no later delivery may bring back.
+    async fn bury(&self, conversations: Vec<ConversationId>, now: Timestamp) -> Result<()>;
+
+    /// Whether a call was erased.
+    async fn is_erased(&self, conversation: &ConversationId) -> Result<bool>;
+
+    /// Erasures to go on with, oldest first.
+    async fn pending_erasures(&self) -> Result<Vec<PendingErasure>>;
+
+    /// Everything of this caller is gone.
+    async fn end_erasure(&self, caller: &CallerId) -> Result<()>;
+
+    /// Adds to the audit log. Nothing in it is ever changed.
+    async fn audit(&self, entry: AuditEntry) -> Result<()>;
+
+    /// The newest entries of the audit log, newest first.
+    async fn audit_log(&self, limit: usize) -> Result<Vec<AuditEntry>>;
+}

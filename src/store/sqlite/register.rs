@@ -1,0 +1,188 @@
+//! The register in SQLite.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use rusqlite::{Connection, params};
+
+use super::SqliteDatabase;
+use super::rows::{self, first, millis, query, unreadable};
+use crate::domain::caller_id::CallerId;
+use crate::domain::ids::ConversationId;
+use crate::domain::standing::Standings;
+use crate::store::{AuditEntry, Decision, PendingErasure, Register, Result, call_mark};
+
+/// [`Register`] on SQLite.
+#[derive(Clone)]
+pub struct SqliteRegister(SqliteDatabase);
+
+impl SqliteRegister {
+    /// The register in this database.
+    #[must_use]
+    pub fn new(database: SqliteDatabase) -> Self {
+        Self(database)
+    }
+}
+
+#[async_trait]
+impl Register for SqliteRegister {
+    async fn standings(&self) -> Result<Standings> {
+        self.0
+            .read(|db| {
+                let callers = |table: &str| {
+                    query(db, &format!("SELECT caller FROM {table}"), [], rows::caller)
+                };
+                let links = "SELECT alias, caller FROM caller_links";
+                let aliases = query(db, links, [], |row| {
+                    let alias: String = row.get("alias")?;
+                    let alias = CallerId::from_stored(&alias).ok_or_else(|| unreadable("alias"))?;
+                    Ok((alias, rows::caller(row)?))
+                })?;
+                Ok(Standings {
+                    opted_out: callers("opted_out_callers")?.into_iter().collect(),
+                    shared: callers("shared_callers")?.into_iter().collect(),
+                    aliases: aliases.into_iter().collect(),
+                })
+            })
+            .await
+    }
+
+    async fn decide(&self, decision: Decision, now: Timestamp) -> Result<()> {
+        self.0.write(move |db| decide(db, &decision, now)).await
+    }
+
+    async fn bury(&self, conversations: Vec<ConversationId>, now: Timestamp) -> Result<()> {
+        self.0.write(move |db| bury(db, &conversations, now)).await
+    }
+
+    async fn is_erased(&self, conversation: &ConversationId) -> Result<bool> {
+        let conversation = conversation.clone();
+        self.0.read(move |db| is_erased(db, &conversation)).await
+    }
+
+    async fn pending_erasures(&self) -> Result<Vec<PendingErasure>> {
+        self.0
+            .read(|db| {
+                let sql = "SELECT caller, conversations FROM pending_erasures ORDER BY begun_at";
+                query(db, sql, [], |row| {
+                    let conversations: String = row.get("conversations")?;
+                    Ok(PendingErasure {
+                        caller: rows::caller(row)?,
+                        conversations: serde_json::from_str(&conversations)
+                            .map_err(|_| unreadable("conversations"))?,
+                    })
+                })
+            })
+            .await
+    }
+
+    async fn end_erasure(&self, caller: &CallerId) -> Result<()> {
+        let caller = caller.clone();
+        self.0
+            .write(move |db| {
+                db.prepare_cached("DELETE FROM pending_erasures WHERE caller = ?1")?
+                    .execute([caller.as_str()])?;
+                Ok(())
+            })
+            .await?;
+        // What was erased is overwritten in the database file (secure_delete);
+        // this removes it from the log beside it.
+        self.0.checkpoint().await
+    }
+
+    async fn audit(&self, entry: AuditEntry) -> Result<()> {
+        self.0
+            .write(move |db| {
+                db.prepare_cached(
+                    "INSERT INTO audit_log (at, who, action, subject, outcome) VALUES (?1, ?2, ?3, ?4, ?5)",
+                )?
+                .execute(params![
+                    millis(entry.at),
+                    entry.who,
+                    entry.action,
+                    entry.subject,
+                    entry.outcome
+                ])?;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn audit_log(&self, limit: usize) -> Result<Vec<AuditEntry>> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.0
+            .read(move |db| {
+                let sql = "SELECT * FROM audit_log ORDER BY id DESC LIMIT ?1";
+                query(db, sql, [limit], |row| {
+                    Ok(AuditEntry {
+                        at: rows::time(row, "at")?,
+                        who: row.get("who")?,
+                        action: row.get("action")?,
+                        subject: row.get("subject")?,
+                        outcome: row.get("outcome")?,
+                    })
+                })
+            })
+            .await
+    }
+}
+
+fn decide(db: &Connection, decision: &Decision, now: Timestamp) -> Result<()> {
+    let now = millis(now);
+    let listed = |table: &str, caller: &CallerId, listed: bool| -> Result<()> {
+        if listed {
+            let sql = format!(
+                "INSERT INTO {table} (caller, since) VALUES (?1, ?2) ON CONFLICT DO NOTHING"
+            );
+            db.execute(&sql, params![caller.as_str(), now])?;
+        } else {
+            let sql = format!("DELETE FROM {table} WHERE caller = ?1");
+            db.execute(&sql, [caller.as_str()])?;
+        }
+        Ok(())
+    };
+    match decision {
+        Decision::OptOut(caller, out) => listed("opted_out_callers", caller, *out),
+        Decision::Share(caller, shared) => listed("shared_callers", caller, *shared),
+        Decision::Link(alias, Some(caller)) => {
+            let sql = "INSERT INTO caller_links (alias, caller, since) VALUES (?1, ?2, ?3)
+                       ON CONFLICT (alias) DO UPDATE SET caller = excluded.caller";
+            db.execute(sql, params![alias.as_str(), caller.as_str(), now])?;
+            // Whoever was linked to the alias is linked to the caller now.
+            let sql = "UPDATE caller_links SET caller = ?2 WHERE caller = ?1";
+            db.execute(sql, [alias.as_str(), caller.as_str()])?;
+            Ok(())
+        }
+        Decision::Link(alias, None) => {
+            let sql = "DELETE FROM caller_links WHERE alias = ?1";
+            db.execute(sql, [alias.as_str()])?;
+            Ok(())
+        }
+    }
+}
+
+/// Notes calls as erased.
+pub(super) fn bury(
+    db: &Connection,
+    conversations: &[ConversationId],
+    now: Timestamp,
+) -> Result<()> {
+    for conversation in conversations {
+        bury_mark(db, &call_mark(conversation), now)?;
+    }
+    Ok(())
+}
+
+pub(super) fn bury_mark(db: &Connection, mark: &str, now: Timestamp) -> Result<()> {
+    db.prepare_cached(
+        "INSERT INTO erased_calls (mark, at) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+    )?
+    .execute(params![mark, millis(now)])?;
+    Ok(())
+}
+
+/// Whether a call was erased: then no store takes anything of it any more.
+pub(super) fn is_erased(db: &Connection, conversation: &ConversationId) -> Result<bool> {
+    let sql = "SELECT 1 FROM erased_calls WHERE mark = ?1";
+    let found = first(db, sql, [call_mark(conversation)], |_| Ok(()))?;
+    Ok(found.is_some())
+}
