@@ -155,7 +155,7 @@ async fn openai_is_down_for_a_while_and_every_greeting_arrives_once() {
         assert_eq!(service.greeting(caller, AGENT).await, None);
     }
     service
-        .wait_for_log("OpenAI API error: 503 - made to fail")
+        .wait_for_log("OpenAI API error: 503 - Service Unavailable")
         .await;
     until("the breaker", async || {
         service.metric("elaoms_openai_breaker_open").await > 0.0
