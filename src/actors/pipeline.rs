@@ -166,8 +166,9 @@ impl Pipeline {
             }
         }
 
-        self.greet(lease, caller, agent, &call).await?;
+        let outcome = self.greet(lease, caller, agent, &call).await?;
         self.settle(lease, Settlement::Greeted).await;
+        self.record(outcome, event.received_at);
         Ok(())
     }
 
@@ -212,17 +213,19 @@ impl Pipeline {
         caller: &CallerId,
         agent: &AgentId,
         call: &Call,
-    ) -> Result<(), Failure> {
+    ) -> Result<CallOutcome, Failure> {
         let order = lease.event().order;
         let view = self.sessions.open(caller, None).await?.view();
-        let is_wanted = view
-            .states
-            .get(agent)
-            .is_some_and(|state| state.lacks_greeting_of(order));
-        let (Some(openai), true) = (&self.openai, is_wanted) else {
-            // A newer call's greeting stands, or its own was stored before a
-            // crash, or there is no model to ask any more.
-            return Ok(());
+        match view.states.get(agent) {
+            Some(state) if state.lacks_greeting_of(order) => {}
+            // Its own greeting was stored before a crash.
+            Some(state) if state.greeted_from == Some(order) => return Ok(CallOutcome::Greeted),
+            Some(_) => return Ok(CallOutcome::Superseded),
+            None => return Ok(CallOutcome::Learned),
+        }
+        let Some(openai) = &self.openai else {
+            // There is no model to ask any more.
+            return Ok(CallOutcome::Learned);
         };
         let shown = self.caller_ids.show(caller);
         log_events::generating_greeting(&shown, agent);
@@ -239,10 +242,11 @@ impl Pipeline {
             name: name.and_then(|name| name::confirmed_by_turns(name, &call.turns)),
             greeting,
         };
-        if self.store_greeting(lease, new).await? {
-            log_events::greeting_stored(&shown, agent);
+        if !self.store_greeting(lease, new).await? {
+            return Ok(CallOutcome::Superseded);
         }
-        Ok(())
+        log_events::greeting_stored(&shown, agent);
+        Ok(CallOutcome::Greeted)
     }
 
     /// An agent that ElevenLabs does not tell us about is still worth a greeting.
@@ -376,19 +380,21 @@ impl Pipeline {
         let outcome = match how {
             Settlement::Retry { .. } => None,
             Settlement::Dead { .. } => Some(CallOutcome::DeadLetter),
-            Settlement::Greeted => Some(CallOutcome::Greeted),
+            // Recorded with what became of the greeting.
+            Settlement::Greeted => None,
             Settlement::Learned if settled.next == Some(Stage::Greet) => None,
             Settlement::Learned => Some(CallOutcome::Learned),
         };
-        let record = |outcome: CallOutcome, received_at: Timestamp| {
-            let age = Timestamp::now().duration_since(received_at).as_secs_f64();
-            self.metrics.post_call.get(outcome).record(age.max(0.0));
-        };
         if let Some(outcome) = outcome {
-            record(outcome, event.received_at);
+            self.record(outcome, event.received_at);
         }
         for received_at in &settled.superseded {
-            record(CallOutcome::Superseded, *received_at);
+            self.record(CallOutcome::Superseded, *received_at);
         }
+    }
+
+    fn record(&self, outcome: CallOutcome, received_at: Timestamp) {
+        let age = Timestamp::now().duration_since(received_at).as_secs_f64();
+        self.metrics.post_call.get(outcome).record(age.max(0.0));
     }
 }
