@@ -19,8 +19,8 @@ mod transfer;
 
 pub use archive::{Archive, AudioSpool};
 pub use ledger::{
-    Accepted, Claimed, DeadLetter, EventId, InboxEvent, InboxStats, Ledger, NewEvent, RetryCause,
-    Settled, Settlement, Stage, StoredAgent, Unarchived,
+    Accepted, Claimed, DeadLetter, EventId, InboxEvent, InboxStats, LONGEST_PAUSE, Ledger,
+    NewEvent, RetryCause, Settled, Settlement, Stage, StoredAgent, Unarchived,
 };
 pub use memory::MemoryStore;
 pub use openmemory::{Adopted, OpenMemoryStore};

@@ -33,13 +33,15 @@ use crate::domain::prompt::GreetingPrompt;
 use crate::domain::tiers::NewGreeting;
 use crate::log_events;
 use crate::metric_definitions::{CallOutcome, Metrics};
-use crate::store::{InboxEvent, Ledger, RetryCause, Settled, Settlement, Stage, StoreError};
+use crate::store::{
+    InboxEvent, LONGEST_PAUSE, Ledger, RetryCause, Settled, Settlement, Stage, StoreError,
+};
 use crate::telemetry::CallerIdFormat;
 
 /// Before an event is tried again.
 const RETRY: Backoff = Backoff {
     base: Duration::from_secs(1),
-    cap: Duration::from_secs(5 * 60),
+    cap: LONGEST_PAUSE,
 };
 /// Before what was done is written down again, when a store did not take it.
 const REWRITE: Backoff = Backoff {
