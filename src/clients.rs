@@ -69,14 +69,43 @@ enum BodyError {
 
 /// What went wrong on the way, without the URL (it may hold an identifier).
 fn describe(error: reqwest::Error) -> String {
+    // Its own text is one of a few fixed ones.
     let error = error.without_url();
     let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
+    let causes = std::iter::successors(std::error::Error::source(&error), |e| e.source());
+    for cause in causes.filter_map(known_cause) {
+        text.push_str(": ");
+        text.push_str(&cause);
     }
     text
+}
+
+/// The beginnings of errors that say enough for an operator.
+const KNOWN_CAUSES: &[&str] = &[
+    "dns error",
+    "tcp connect error",
+    "operation timed out",
+    "tunnel error",
+    "invalid peer certificate: UnknownIssuer",
+    "invalid peer certificate: certificate expired",
+    "invalid peer certificate: certificate not valid for name",
+    "invalid peer certificate",
+    "received fatal alert",
+];
+
+/// A cause as far as its text is ours or a library's: others hold what the
+/// server chose, such as the names in its certificate or the reason it gives
+/// for closing an HTTP/2 connection.
+fn known_cause(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if cause.is::<hyper::Error>() {
+        return Some(cause.to_string());
+    }
+    let text = cause.to_string();
+    let known = KNOWN_CAUSES.iter().find(|known| text.starts_with(**known));
+    let io = || cause.downcast_ref::<std::io::Error>();
+    known
+        .map(|known| (*known).to_owned())
+        .or_else(|| Some(io()?.kind().to_string()))
 }
 
 #[cfg(test)]
@@ -102,5 +131,37 @@ mod tests {
         check("retry-after", "soon", None);
         check("retry-after", "Sun, 22 Nov 2026 10:00:30 GMT", Some(30_000));
         check("retry-after", "Sun, 22 Nov 2020 10:00:30 GMT", Some(0));
+    }
+
+    #[test]
+    fn of_a_failed_connection_only_known_causes_are_told() {
+        use std::io::{Error, ErrorKind};
+        let told = |error: Error| known_cause(&error);
+        assert_eq!(
+            told(ErrorKind::ConnectionRefused.into()).unwrap(),
+            "connection refused"
+        );
+        assert_eq!(
+            told(Error::other(
+                "invalid peer certificate: certificate not valid for name \"a\"; only for \"I like roses\""
+            ))
+            .unwrap(),
+            "invalid peer certificate: certificate not valid for name"
+        );
+        assert_eq!(told(Error::other("I like roses")).unwrap(), "other error");
+        let farewell = std::fmt::Error;
+        assert_eq!(known_cause(&farewell), None, "of an unknown kind");
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_told_as_such() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/secret", listener.local_addr().unwrap());
+        drop(listener);
+        let error = http_client().unwrap().get(url).send().await.unwrap_err();
+        assert_eq!(
+            describe(error),
+            "error sending request: tcp connect error: connection refused"
+        );
     }
 }

@@ -6,7 +6,7 @@
 
 mod environment;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -209,6 +209,11 @@ impl Reader<'_> {
         if rest.is_none_or(|r| r.is_empty() || r.contains(char::is_whitespace)) {
             self.problems
                 .push(format!("{name} is {text:?}, not a URL such as {default}"));
+        } else if text.starts_with("http://") && !is_on_this_machine(&text) {
+            // The URL may hold a password: it is not repeated.
+            self.warnings.push(format!(
+                "{name} is plain HTTP to another machine: keys and callers' words can be read on the way; use https://"
+            ));
         }
         text.trim_end_matches('/').to_owned()
     }
@@ -450,6 +455,18 @@ impl Reader<'_> {
     }
 }
 
+/// Whether the URL's host is a loopback address or `localhost`.
+fn is_on_this_machine(url: &str) -> bool {
+    let Ok(url) = reqwest::Url::parse(url) else {
+        return false;
+    };
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    address
+        .parse::<IpAddr>()
+        .map_or(host == "localhost", |ip| ip.to_canonical().is_loopback())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -532,5 +549,46 @@ mod tests {
     fn a_misspelled_log_setting_shows_less_not_more() {
         let config = config(&[("LOG_CALLER_IDS", "mask")]).unwrap();
         assert!(matches!(config.services.caller_ids, CallerIdFormat::Masked));
+    }
+
+    #[test]
+    fn plain_http_to_another_machine_is_warned_about() {
+        let warned = |name: &str, url: &str| {
+            let config = config(&[
+                ("OPENAI_API_KEY", "k"),
+                ("ELEVENLABS_API_KEY", "k"),
+                (name, url),
+            ]);
+            let warnings = config.unwrap().services.warnings;
+            assert!(
+                !warnings.iter().any(|w| w.contains("secret")),
+                "{warnings:?}"
+            );
+            warnings
+                .iter()
+                .any(|w| w.contains(name) && w.contains("plain HTTP"))
+        };
+        for name in ["OPENAI_BASE_URL", "ELEVENLABS_BASE_URL", "OPENMEMORY_PORT"] {
+            for url in [
+                "http://model.example/v1",
+                "http://10.0.0.7:8080",
+                "http://[2001:db8::1]:8080",
+                "http://localhost.example",
+                "http://127.0.0.1@model.example",
+                "http://me:secret@model.example",
+            ] {
+                assert!(warned(name, url), "{name}={url}");
+            }
+            for url in [
+                "https://model.example/v1",
+                "http://127.0.0.1:8080",
+                "http://127.8.9.1",
+                "http://[::1]:8080/v1",
+                "http://LOCALHOST:8080/v1/",
+            ] {
+                assert!(!warned(name, url), "{name}={url}");
+            }
+        }
+        assert!(!warned("OPENMEMORY_PORT", "8080"));
     }
 }

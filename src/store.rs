@@ -25,8 +25,8 @@ mod transfer;
 pub use archive::{Archive, AudioSpool};
 pub use erasure::{Erasure, Receipt, erase};
 pub use ledger::{
-    Accepted, Claimed, DeadLetter, ErasedEvents, EventId, InboxEvent, InboxStats, Ledger, NewEvent,
-    RetryCause, Settled, Settlement, Stage, StoredAgent, Unarchived,
+    Accepted, Claimed, DeadLetter, ErasedEvents, EventId, InboxEvent, InboxStats, LONGEST_PAUSE,
+    Ledger, NewEvent, RetryCause, Settled, Settlement, Stage, StoredAgent, Unarchived,
 };
 pub use memory::{ErasedMemory, KnownCalls, MemoryStore};
 pub use openmemory::{Adopted, OpenMemoryStore};

@@ -2,10 +2,15 @@
 //!
 //! Readers look into a shared table and never wait for the actor; the actor
 //! alone writes it. There is one fetch per agent at a time. A profile that is
-//! too old is served while a new one is fetched, and goes on being served if
-//! that fails. An agent that does not exist is remembered for a few minutes.
+//! too old, or was invalidated, is served while a new one is fetched, and goes
+//! on being served if that fails. An agent that does not exist is remembered
+//! for a few minutes; one that did is given up when it was not found several
+//! times.
 
-use std::sync::{Arc, PoisonError, RwLock};
+mod pauses;
+mod table;
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
@@ -23,14 +28,9 @@ use crate::domain::ids::AgentId;
 use crate::log_events;
 use crate::metric_definitions::{CacheResult, Metrics};
 use crate::store::{Ledger, StoredAgent};
+use pauses::Pauses;
+use table::{Absence, MAX_AGENTS, NOT_FOUND_TTL, STALE, Table};
 
-/// How long an unknown agent is not asked for again.
-const NOT_FOUND_TTL: Duration = Duration::from_secs(5 * 60);
-/// How long to leave ElevenLabs alone after a failed fetch.
-const FAILURE_PAUSE: Backoff = Backoff {
-    base: Duration::from_secs(2),
-    cap: Duration::from_secs(5 * 60),
-};
 /// Tries of one fetch.
 const TRIES: u32 = 3;
 /// Between the tries of one fetch.
@@ -40,27 +40,14 @@ const TRY_PAUSE: Backoff = Backoff {
 };
 /// Most fetches at a time, over all agents.
 const CONCURRENT_FETCHES: usize = 8;
-/// Most agents held: bounds what a stranger with the webhook's key can fill.
-const MAX_AGENTS: usize = 10_000;
 /// Longest wait for a profile, fetch included.
 const WAIT: Duration = Duration::from_secs(45);
-
-enum Known {
-    Profile {
-        profile: Arc<AgentProfile>,
-        fetched_at: Timestamp,
-    },
-    /// There is no such agent, as far as we were told until then.
-    NotFound { until: Instant },
-}
-
-type Table = RwLock<FxHashMap<AgentId, Known>>;
 
 /// The handle. Cheap to clone.
 #[derive(Clone)]
 pub struct AgentCache {
     slot: Slot<Message>,
-    table: Arc<Table>,
+    table: Arc<RwLock<Table>>,
     metrics: Arc<Metrics>,
     ttl: SignedDuration,
     /// `None` without `ELEVENLABS_API_KEY`: then nothing is ever fetched.
@@ -91,20 +78,14 @@ impl AgentCache {
         client: Option<Arc<ElevenLabs>>,
         metrics: Arc<Metrics>,
     ) -> crate::store::Result<Self> {
-        let mut table = FxHashMap::default();
+        let mut table = Table::default();
         for StoredAgent {
             agent,
             profile,
             fetched_at,
         } in ledger.agents().await?
         {
-            table.insert(
-                agent,
-                Known::Profile {
-                    profile: Arc::new(profile),
-                    fetched_at,
-                },
-            );
+            table.keep(&agent, Arc::new(profile), fetched_at, Instant::now());
         }
         metrics.agent_cache_entries.set(table.len() as f64);
         Ok(Self {
@@ -116,28 +97,23 @@ impl AgentCache {
         })
     }
 
+    fn table(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn look_up(&self, agent: &AgentId) -> (CacheResult, Option<Arc<AgentProfile>>) {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        let (result, profile) = match table.get(agent) {
-            Some(Known::Profile {
-                profile,
-                fetched_at,
-            }) => {
-                let age = Timestamp::now().duration_since(*fetched_at);
-                let result = if age < self.ttl {
-                    CacheResult::Hit
-                } else {
-                    CacheResult::Stale
-                };
-                (result, Some(Arc::clone(profile)))
-            }
-            Some(Known::NotFound { until }) if Instant::now() < *until => {
-                (CacheResult::Negative, None)
-            }
-            _ => (CacheResult::Miss, None),
-        };
+        let now = (Timestamp::now(), Instant::now());
+        let (result, profile) = self.table().look_up(agent, self.ttl, now);
         self.metrics.agent_cache_requests.get(result).increment(1);
         (result, profile)
+    }
+
+    /// Changes what is known. Only for the actor.
+    fn change<T>(&self, change: impl FnOnce(&mut Table) -> T) -> T {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut table);
+        self.metrics.agent_cache_entries.set(table.len() as f64);
+        changed
     }
 
     /// The profile if it is here, however old. Never waits; what is missing or
@@ -180,19 +156,12 @@ impl AgentCache {
         self.fetch(agent, Some(reply));
         // Whatever came of it is in the table.
         let _ = timeout(WAIT, fetched).await;
-        match self
-            .table
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(agent)
-        {
-            Some(Known::Profile { profile, .. }) => Some(Arc::clone(profile)),
-            _ => None,
-        }
+        self.table().profile(agent)
     }
 
-    /// Forgets what is known of an agent (guide, "Cache Not Updating"). False
-    /// if nothing was known, or nobody answered.
+    /// Has what is known of an agent fetched anew (guide, "Cache Not
+    /// Updating"); a profile stands until the new one is there. False if
+    /// nothing was known, or nobody answered.
     pub async fn invalidate(&self, agent: &AgentId) -> bool {
         let (reply, done) = oneshot::channel();
         self.slot.send(Message::Invalidate {
@@ -217,9 +186,16 @@ pub(super) struct Setup {
 pub(super) struct AgentCacheActor {
     setup: Setup,
     permits: Arc<Semaphore>,
-    waiting: FxHashMap<AgentId, Vec<oneshot::Sender<()>>>,
-    /// Failures in a row, and until when the agent is not asked for.
-    failing: FxHashMap<AgentId, (u32, Instant)>,
+    fetches: FxHashMap<AgentId, Fetch>,
+    pauses: Pauses,
+}
+
+/// A fetch that is under way.
+#[derive(Default)]
+struct Fetch {
+    waiting: Vec<oneshot::Sender<()>>,
+    /// What it brings was asked for before an invalidation.
+    outdated: bool,
 }
 
 impl Worker for AgentCacheActor {
@@ -230,8 +206,8 @@ impl Worker for AgentCacheActor {
         Self {
             setup,
             permits: Arc::new(Semaphore::new(CONCURRENT_FETCHES)),
-            waiting: FxHashMap::default(),
-            failing: FxHashMap::default(),
+            fetches: FxHashMap::default(),
+            pauses: Pauses::default(),
         }
     }
 
@@ -242,8 +218,8 @@ impl Worker for AgentCacheActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Fetch { agent, reply } => self.fetch(myself, agent, reply),
-            Message::Fetched { agent, result } => self.fetched(&agent, result),
-            Message::Invalidate { agent, reply } => self.invalidate(agent, reply),
+            Message::Fetched { agent, result } => self.fetched(myself, agent, result),
+            Message::Invalidate { agent, reply } => self.invalidate(myself, agent, reply),
         }
         Ok(())
     }
@@ -259,20 +235,19 @@ impl AgentCacheActor {
         let Some(client) = &self.setup.cache.client else {
             return;
         };
-        if let Some(waiting) = self.waiting.get_mut(&agent) {
-            waiting.extend(reply);
+        if let Some(fetch) = self.fetches.get_mut(&agent) {
+            fetch.waiting.extend(reply);
             return;
         }
-        let paused = self
-            .failing
-            .get(&agent)
-            .is_some_and(|(_, until)| Instant::now() < *until);
-        if paused || self.waiting.len() >= MAX_AGENTS {
+        if self.pauses.contains(&agent, Instant::now()) || self.fetches.len() >= MAX_AGENTS {
             return;
         }
         log_events::fetching_agent(&agent);
-        self.waiting
-            .insert(agent.clone(), reply.into_iter().collect());
+        let fetch = Fetch {
+            waiting: reply.into_iter().collect(),
+            outdated: false,
+        };
+        self.fetches.insert(agent.clone(), fetch);
         let (client, permits, myself) = (
             Arc::clone(client),
             Arc::clone(&self.permits),
@@ -286,84 +261,106 @@ impl AgentCacheActor {
         });
     }
 
-    fn fetched(&mut self, agent: &AgentId, result: Result<AgentProfile, ElevenLabsError>) {
+    fn fetched(
+        &mut self,
+        myself: &ActorRef<Message>,
+        agent: AgentId,
+        result: Result<AgentProfile, ElevenLabsError>,
+    ) {
+        let Fetch { waiting, outdated } = self.fetches.remove(&agent).unwrap_or_default();
+        let now = Instant::now();
         match result {
             Ok(profile) => {
-                self.failing.remove(agent);
-                let fetched_at = Timestamp::now();
-                self.save(StoredAgent {
-                    agent: agent.clone(),
-                    profile: profile.clone(),
-                    fetched_at,
-                });
-                self.remember(
-                    agent,
-                    Known::Profile {
-                        profile: Arc::new(profile),
-                        fetched_at,
-                    },
-                );
+                self.pauses.end(&agent);
+                let fetched_at = if outdated { STALE } else { Timestamp::now() };
+                let profile = Arc::new(profile);
+                tokio::spawn(self.save(&agent, &profile, fetched_at));
+                let cache = &self.setup.cache;
+                cache.change(|table| table.keep(&agent, profile, fetched_at, now));
             }
             Err(ElevenLabsError::NotFound) => {
-                log_events::agent_not_found(agent);
-                self.failing.remove(agent);
-                self.remember(
-                    agent,
-                    Known::NotFound {
-                        until: Instant::now() + NOT_FOUND_TTL,
-                    },
-                );
+                log_events::agent_not_found(&agent);
+                self.not_found(&agent, now);
             }
             Err(error) => {
                 tracing::warn!(%error, "Agent profile {agent} could not be fetched");
-                let failures = self.failing.get(agent).map_or(0, |(failures, _)| *failures) + 1;
-                let pause = FAILURE_PAUSE.delay(failures, rand::random());
-                self.failing
-                    .insert(agent.clone(), (failures, Instant::now() + pause));
+                self.pauses.failed(&agent, now, rand::random());
             }
         }
-        for reply in self.waiting.remove(agent).unwrap_or_default() {
+        for reply in waiting {
             let _ = reply.send(());
         }
+        if outdated {
+            self.pauses.end(&agent);
+            self.fetch(myself, agent, None);
+        }
     }
 
-    fn remember(&self, agent: &AgentId, known: Known) {
+    fn not_found(&mut self, agent: &AgentId, now: Instant) {
+        self.pauses.end(agent);
         let cache = &self.setup.cache;
-        let mut table = cache.table.write().unwrap_or_else(PoisonError::into_inner);
-        if table.len() >= MAX_AGENTS {
-            let now = Instant::now();
-            table.retain(|_, known| !matches!(known, Known::NotFound { until } if *until <= now));
+        match cache.change(|table| table.not_found(agent, now)) {
+            Absence::Doubted => {
+                tracing::warn!("The profile known of agent {agent} is used until that repeats");
+                self.pauses.rest(agent, now, NOT_FOUND_TTL);
+            }
+            Absence::Gone => self.forget(agent),
+            Absence::Unknown => {}
         }
-        if table.len() < MAX_AGENTS || table.contains_key(agent) {
-            table.insert(agent.clone(), known);
-        }
-        cache.metrics.agent_cache_entries.set(table.len() as f64);
     }
 
-    fn save(&self, stored: StoredAgent) {
+    fn save(
+        &self,
+        agent: &AgentId,
+        profile: &AgentProfile,
+        fetched_at: Timestamp,
+    ) -> impl Future<Output = ()> + use<> {
+        let stored = StoredAgent {
+            agent: agent.clone(),
+            profile: profile.clone(),
+            fetched_at,
+        };
         let ledger = Arc::clone(&self.setup.ledger);
-        tokio::spawn(async move {
+        async move {
             if let Err(error) = ledger.save_agent(stored).await {
                 // It is fetched again after the next start.
                 tracing::warn!(%error, "An agent profile could not be kept");
             }
-        });
+        }
     }
 
-    fn invalidate(&mut self, agent: AgentId, reply: oneshot::Sender<bool>) {
-        self.failing.remove(&agent);
-        let cache = &self.setup.cache;
-        let mut table = cache.table.write().unwrap_or_else(PoisonError::into_inner);
-        let known = table.remove(&agent).is_some();
-        cache.metrics.agent_cache_entries.set(table.len() as f64);
-        drop(table);
-        let ledger = Arc::clone(&self.setup.ledger);
+    fn forget(&self, agent: &AgentId) {
+        let (ledger, agent) = (Arc::clone(&self.setup.ledger), agent.clone());
         tokio::spawn(async move {
             if let Err(error) = ledger.forget_agent(&agent).await {
                 tracing::warn!(%error, "Agent profile {agent} could not be forgotten");
             }
+        });
+    }
+
+    fn invalidate(
+        &mut self,
+        myself: &ActorRef<Message>,
+        agent: AgentId,
+        reply: oneshot::Sender<bool>,
+    ) {
+        self.pauses.end(&agent);
+        let cache = &self.setup.cache;
+        let known = cache.change(|table| table.invalidate(&agent));
+        let profile = cache.table().profile(&agent);
+        // So that it is stale after a crash as well.
+        let saved = profile.map(|profile| self.save(&agent, &profile, STALE));
+        tokio::spawn(async move {
+            if let Some(saved) = saved {
+                saved.await;
+            }
             let _ = reply.send(known);
         });
+        match self.fetches.get_mut(&agent) {
+            Some(fetch) => fetch.outdated = true,
+            None if known => self.fetch(myself, agent, None),
+            None => {}
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use ractor::{ActorProcessingErr, ActorRef};
 
 use super::backoff::Backoff;
@@ -15,7 +15,7 @@ use super::progress::{Beacon, Watched};
 use super::slot::Slot;
 use super::worker::Worker;
 use crate::metric_definitions::{CallOutcome, Metrics};
-use crate::store::{Archive, EventId, Ledger, Unarchived};
+use crate::store::{Archive, EventId, LONGEST_PAUSE, Ledger, Unarchived};
 
 /// How often the lane looks for bodies by itself.
 const TICK: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ const BATCH: usize = 256;
 /// Most memory for a batch, in bytes, but for a single larger body.
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// How long a body waits that could not be written while others could.
-const POSTPONE: SignedDuration = SignedDuration::from_mins(5);
+const POSTPONE: Duration = LONGEST_PAUSE;
 /// How long the lane leaves a volume alone that takes nothing.
 const PAUSE: Backoff = Backoff {
     base: Duration::from_millis(500),

@@ -1,31 +1,28 @@
 //! The rate-limited OpenAI client.
 //!
-//! The actor is a dispatcher: it admits one request after the other, first
-//! come first served, each when the breaker lets it pass and the limits have
-//! room for its tokens, then for one more request, then for one more under
-//! way. It waits for the first of its queue alone, so that its cost does not
-//! grow with the queue, and a large request is not starved by small ones.
-//!
+//! The actor is a [dispatcher] that admits one request after the other.
 //! Whoever was admitted makes the request, and tells the breaker what came of
 //! it.
 
-use std::num::NonZeroU32;
+mod budget;
+mod dispatcher;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use ractor::{ActorProcessingErr, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::slot::Slot;
-use super::worker::Worker;
 use crate::clients::{OpenAi, OpenAiAnswer, OpenAiError};
 use crate::domain::greeting::Greeting;
 use crate::domain::prompt::GreetingPrompt;
 use crate::metric_definitions::{Metrics, OpenAiOutcome, TokenKind};
+
+pub use budget::OpenAiLimits;
+pub(super) use dispatcher::{Message, OpenAiActor, Setup};
 
 /// Tries of one greeting before it goes back to the inbox.
 const TRIES: u32 = 3;
@@ -36,21 +33,10 @@ const PAUSE: Backoff = Backoff {
 };
 /// A server that asks to wait longer than this is left to the inbox.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
-/// Most requests under way.
-const CONCURRENT_REQUESTS: usize = 32;
 /// Most greetings that wait. The inbox hands out fewer.
 const MAX_QUEUE: usize = 1_024;
 /// Longest wait for a greeting, over the queue and all tries.
 const WAIT: Duration = Duration::from_secs(10 * 60);
-
-/// `OPENAI_RPM` and `OPENAI_TPM`.
-#[derive(Debug, Clone, Copy)]
-pub struct OpenAiLimits {
-    /// Requests a minute.
-    pub requests_per_minute: NonZeroU32,
-    /// Tokens a minute, question and answer together.
-    pub tokens_per_minute: NonZeroU32,
-}
 
 /// Why there is no greeting.
 #[derive(Debug, Clone)]
@@ -313,106 +299,5 @@ fn outcome(error: &OpenAiError) -> OpenAiOutcome {
         OpenAiError::Timeout => OpenAiOutcome::Timeout,
         OpenAiError::Network(_) => OpenAiOutcome::Network,
         OpenAiError::Unusable(_) => OpenAiOutcome::Unusable,
-    }
-}
-
-/// Somebody wants to make a request. They are answered with a permit, or with
-/// how long the breaker refuses.
-pub(super) struct Message {
-    tokens: u32,
-    reply: oneshot::Sender<Result<OwnedSemaphorePermit, Duration>>,
-}
-
-/// What the actor needs to (re)start.
-#[derive(Clone)]
-pub(super) struct Setup {
-    pub client: OpenAiClient,
-    pub limits: OpenAiLimits,
-}
-
-pub(super) struct OpenAiActor {
-    shared: Arc<Shared>,
-    requests: DefaultDirectRateLimiter,
-    tokens: DefaultDirectRateLimiter,
-    /// Most tokens that the limiter can ever grant at once.
-    token_burst: NonZeroU32,
-    permits: Arc<Semaphore>,
-}
-
-impl Worker for OpenAiActor {
-    type Message = Message;
-    type Setup = Setup;
-
-    fn start(setup: Setup, _: &ActorRef<Message>) -> Self {
-        let OpenAiLimits {
-            requests_per_minute: requests,
-            tokens_per_minute: tokens,
-        } = setup.limits;
-        // A full burst on top of the steady rate would let nearly twice the
-        // limit through in the first minute.
-        let tenth =
-            |limit: NonZeroU32| NonZeroU32::new(limit.get() / 10).unwrap_or(NonZeroU32::MIN);
-        let token_burst = tenth(tokens).max(NonZeroU32::new(4_000).unwrap_or(NonZeroU32::MIN));
-        Self {
-            shared: setup.client.shared,
-            requests: RateLimiter::direct(Quota::per_minute(requests).allow_burst(tenth(requests))),
-            tokens: RateLimiter::direct(Quota::per_minute(tokens).allow_burst(token_burst)),
-            token_burst,
-            permits: Arc::new(Semaphore::new(CONCURRENT_REQUESTS)),
-        }
-    }
-
-    /// Waits here, and nowhere else: the mailbox is the queue.
-    async fn handle(
-        &mut self,
-        _: &ActorRef<Message>,
-        Message { tokens, mut reply }: Message,
-    ) -> Result<(), ActorProcessingErr> {
-        if reply.is_closed() {
-            return Ok(());
-        }
-        let admitted = tokio::select! {
-            // Whoever asked has stopped waiting.
-            () = reply.closed() => return Ok(()),
-            admitted = self.admit(tokens) => admitted,
-        };
-        let _ = reply.send(admitted);
-        Ok(())
-    }
-}
-
-impl OpenAiActor {
-    /// Breaker, tokens, request, permit, in this order: what is refused uses up
-    /// none of the limits.
-    async fn admit(&self, tokens: u32) -> Result<OwnedSemaphorePermit, Duration> {
-        self.pause().await;
-        if let Some(wait) = self.shared.service().breaker.refuses(Instant::now()) {
-            return Err(wait);
-        }
-        let tokens = NonZeroU32::new(tokens).unwrap_or(NonZeroU32::MIN);
-        // Not more than the burst, it can be granted.
-        let _ = self
-            .tokens
-            .until_n_ready(tokens.min(self.token_burst))
-            .await;
-        self.requests.until_ready().await;
-        let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
-            return Err(LONGEST_PAUSE);
-        };
-        // Answers that came meanwhile may have changed what is known.
-        self.pause().await;
-        self.shared.service().breaker.admit(Instant::now())?;
-        Ok(permit)
-    }
-
-    /// Waits until the server may be asked again.
-    async fn pause(&self) {
-        loop {
-            let until = self.shared.service().pause_until;
-            match until.map(|until| until.saturating_duration_since(Instant::now())) {
-                Some(wait) if !wait.is_zero() => sleep(wait).await,
-                _ => return,
-            }
-        }
     }
 }

@@ -35,13 +35,15 @@ use crate::domain::prompt::GreetingPrompt;
 use crate::domain::tiers::{Greeted, NewGreeting};
 use crate::log_events;
 use crate::metric_definitions::{CallOutcome, Metrics};
-use crate::store::{InboxEvent, Ledger, RetryCause, Settled, Settlement, Stage, StoreError};
+use crate::store::{
+    InboxEvent, LONGEST_PAUSE, Ledger, RetryCause, Settled, Settlement, Stage, StoreError,
+};
 use crate::telemetry::CallerIdFormat;
 
 /// Before an event is tried again.
 const RETRY: Backoff = Backoff {
     base: Duration::from_secs(1),
-    cap: Duration::from_secs(5 * 60),
+    cap: LONGEST_PAUSE,
 };
 /// Before what was done is written down again, when a store did not take it.
 const REWRITE: Backoff = Backoff {
@@ -183,8 +185,9 @@ impl Pipeline {
         }
 
         let person = self.directory.person(caller);
-        self.greet(lease, &person, agent, &call).await?;
+        let outcome = self.greet(lease, &person, agent, &call).await?;
         self.settle(lease, Settlement::Greeted).await;
+        self.record(outcome, event.received_at);
         Ok(())
     }
 
@@ -236,19 +239,23 @@ impl Pipeline {
         caller: &CallerId,
         agent: &AgentId,
         call: &Call,
-    ) -> Result<(), Failure> {
+    ) -> Result<CallOutcome, Failure> {
         let order = lease.event().order;
         let shown = self.caller_ids.show(caller);
         for _ in 0..MAX_NAMES {
             let view = self.sessions.open(caller, None).await?.view();
-            let is_wanted = view
-                .states
-                .get(agent)
-                .is_some_and(|state| state.lacks_greeting_of(order));
-            let (Some(openai), true) = (&self.openai, is_wanted) else {
-                // A newer call's greeting stands, or its own was stored before a
-                // crash, or there is no model to ask any more.
-                return Ok(());
+            match view.states.get(agent) {
+                Some(state) if state.lacks_greeting_of(order) => {}
+                // Its own greeting was stored before a crash.
+                Some(state) if state.greeted_from == Some(order) => {
+                    return Ok(CallOutcome::Greeted);
+                }
+                Some(_) => return Ok(CallOutcome::Superseded),
+                None => return Ok(CallOutcome::Learned),
+            }
+            let Some(openai) = &self.openai else {
+                // There is no model to ask any more.
+                return Ok(CallOutcome::Learned);
             };
             log_events::generating_greeting(&shown, agent);
             let prompt = self.prompt(agent, view.profile.as_ref(), call).await;
@@ -272,12 +279,12 @@ impl Pipeline {
                 }
                 Some(greeted) if greeted.stored => {
                     log_events::greeting_stored(&shown, agent);
-                    return Ok(());
+                    return Ok(CallOutcome::Greeted);
                 }
-                _ => return Ok(()),
+                _ => return Ok(CallOutcome::Superseded),
             }
         }
-        Ok(())
+        Ok(CallOutcome::Learned)
     }
 
     /// An agent that ElevenLabs does not tell us about is still worth a greeting.
@@ -424,19 +431,21 @@ impl Pipeline {
         let outcome = match how {
             Settlement::Retry { .. } => None,
             Settlement::Dead { .. } => Some(CallOutcome::DeadLetter),
-            Settlement::Greeted => Some(CallOutcome::Greeted),
+            // Recorded with what became of the greeting.
+            Settlement::Greeted => None,
             Settlement::Learned if settled.next == Some(Stage::Greet) => None,
             Settlement::Learned => Some(CallOutcome::Learned),
         };
-        let record = |outcome: CallOutcome, received_at: Timestamp| {
-            let age = Timestamp::now().duration_since(received_at).as_secs_f64();
-            self.metrics.post_call.get(outcome).record(age.max(0.0));
-        };
         if let Some(outcome) = outcome {
-            record(outcome, event.received_at);
+            self.record(outcome, event.received_at);
         }
         for received_at in &settled.superseded {
-            record(CallOutcome::Superseded, *received_at);
+            self.record(CallOutcome::Superseded, *received_at);
         }
+    }
+
+    fn record(&self, outcome: CallOutcome, received_at: Timestamp) {
+        let age = Timestamp::now().duration_since(received_at).as_secs_f64();
+        self.metrics.post_call.get(outcome).record(age.max(0.0));
     }
 }

@@ -13,8 +13,41 @@ use crate::domain::prompt::{GreetingPrompt, answer_schema};
 
 /// Largest answer taken, in bytes.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
-/// How much of a server's error message is repeated, in characters.
-const MAX_MESSAGE_CHARS: usize = 200;
+/// The error types and codes that are repeated, as OpenAI documents them. A
+/// server may put anything into its errors, the caller's words included, so
+/// nothing else of them is passed on.
+const KNOWN_REASONS: &[&str] = &[
+    "authentication_error",
+    "billing_hard_limit_reached",
+    "billing_not_active",
+    "content_filter",
+    "content_policy_violation",
+    "context_length_exceeded",
+    "engine_overloaded",
+    "insufficient_quota",
+    "invalid_api_key",
+    "invalid_json_schema",
+    "invalid_prompt",
+    "invalid_request_error",
+    "invalid_type",
+    "invalid_value",
+    "missing_required_parameter",
+    "model_not_found",
+    "not_found_error",
+    "permission_error",
+    "rate_limit_error",
+    "rate_limit_exceeded",
+    "requests",
+    "server_error",
+    "service_unavailable",
+    "string_above_max_length",
+    "timeout",
+    "tokens",
+    "unknown_parameter",
+    "unsupported_country_region_territory",
+    "unsupported_parameter",
+    "unsupported_value",
+];
 
 /// How to ask (guide, "OpenAI Configuration").
 #[derive(Debug, Clone)]
@@ -69,20 +102,20 @@ pub enum OpenAiError {
     #[error("OpenAI API error: {0} - Invalid API key")]
     InvalidKey(u16),
     /// 5xx, 408 or 409. Passes.
-    #[error("OpenAI API error: {status} - {message}")]
+    #[error("OpenAI API error: {status} - {reason}")]
     Server {
         status: u16,
-        /// What the server says.
-        message: String,
+        /// The status in words, and the server's reasons as far as they are known ones.
+        reason: String,
         /// How long the server asks to wait.
         retry_after: Option<Duration>,
     },
     /// Any other status: the request itself is refused.
-    #[error("OpenAI API error: {status} - {message}")]
+    #[error("OpenAI API error: {status} - {reason}")]
     Refused {
         status: u16,
-        /// What the server says.
-        message: String,
+        /// The status in words, and the server's reasons as far as they are known ones.
+        reason: String,
     },
     /// No answer within `OPENAI_TIMEOUT`.
     #[error("HTTP error calling OpenAI API: ReadTimeout")]
@@ -122,24 +155,16 @@ impl OpenAi {
     /// [`OpenAiError`]
     pub async fn complete(&self, prompt: &GreetingPrompt) -> Result<OpenAiAnswer, OpenAiError> {
         let plain = self.plain_json.load(Ordering::Relaxed);
-        match self.request(prompt, plain).await {
-            Err(OpenAiError::Refused {
-                status: 400 | 422,
-                message,
-            }) if !plain && message.contains("response_format") => {
-                tracing::warn!("The model server refuses json_schema; json_object is used instead");
-                self.plain_json.store(true, Ordering::Relaxed);
-                self.request(prompt, true).await
-            }
-            other => other,
+        let mut reply = self.request(prompt, plain).await?;
+        if !plain && reply.refuses_format() {
+            tracing::warn!("The model server refuses json_schema; json_object is used instead");
+            self.plain_json.store(true, Ordering::Relaxed);
+            reply = self.request(prompt, true).await?;
         }
+        reply.read()
     }
 
-    async fn request(
-        &self,
-        prompt: &GreetingPrompt,
-        plain: bool,
-    ) -> Result<OpenAiAnswer, OpenAiError> {
+    async fn request(&self, prompt: &GreetingPrompt, plain: bool) -> Result<Reply, OpenAiError> {
         let url = format!("{}/chat/completions", self.options.base_url);
         let response = self
             .http
@@ -151,19 +176,18 @@ impl OpenAi {
             .await
             .map_err(transport)?;
         let status = response.status();
-        let wait = retry_after(response.headers(), Timestamp::now());
+        let retry_after = retry_after(response.headers(), Timestamp::now());
         let body = bounded_body(response, MAX_ANSWER_BYTES)
             .await
             .map_err(|e| match e {
                 BodyError::TooLarge => OpenAiError::Unusable("it is too large"),
                 BodyError::Http(e) => transport(e),
             })?;
-        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-        if status.is_success() {
-            answer(&body)
-        } else {
-            Err(refusal(status, &body, wait))
-        }
+        Ok(Reply {
+            status,
+            retry_after,
+            body: serde_json::from_slice(&body).unwrap_or_default(),
+        })
     }
 
     fn body(&self, prompt: &GreetingPrompt, plain: bool) -> Value {
@@ -231,34 +255,67 @@ fn answer(body: &Value) -> Result<OpenAiAnswer, OpenAiError> {
     })
 }
 
-fn refusal(status: StatusCode, body: &Value, retry_after: Option<Duration>) -> OpenAiError {
-    let error = &body["error"];
-    let says = |field: &str, what: &str| error[field].as_str() == Some(what);
-    // The message of a 401 repeats the key in part; it is never passed on.
-    let message = || -> String {
-        let text = error["message"].as_str().or_else(|| error.as_str());
-        text.or(status.canonical_reason())
-            .unwrap_or("no message")
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(MAX_MESSAGE_CHARS)
-            .collect()
-    };
-    match status.as_u16() {
-        401 | 403 => OpenAiError::InvalidKey(status.as_u16()),
-        429 if says("code", "insufficient_quota") || says("type", "insufficient_quota") => {
-            OpenAiError::QuotaExhausted
+/// What the server said, of which only facts leave this file.
+struct Reply {
+    status: StatusCode,
+    /// How long the server asks to wait.
+    retry_after: Option<Duration>,
+    /// `Null` if it is no JSON.
+    body: Value,
+}
+
+impl Reply {
+    fn read(&self) -> Result<OpenAiAnswer, OpenAiError> {
+        if self.status.is_success() {
+            answer(&self.body)
+        } else {
+            Err(self.refusal())
         }
-        429 => OpenAiError::RateLimited { retry_after },
-        code @ (408 | 409 | 500..) => OpenAiError::Server {
-            status: code,
-            message: message(),
-            retry_after,
-        },
-        code => OpenAiError::Refused {
-            status: code,
-            message: message(),
-        },
+    }
+
+    /// Whether the request is refused for its `response_format`.
+    fn refuses_format(&self) -> bool {
+        let error = &self.body["error"];
+        matches!(self.status.as_u16(), 400 | 422)
+            && [error, &error["message"], &error["param"]]
+                .into_iter()
+                .filter_map(Value::as_str)
+                .any(|text| text.contains("response_format"))
+    }
+
+    fn refusal(&self) -> OpenAiError {
+        let retry_after = self.retry_after;
+        match self.status.as_u16() {
+            status @ (401 | 403) => OpenAiError::InvalidKey(status),
+            429 if self.reasons().contains(&"insufficient_quota") => OpenAiError::QuotaExhausted,
+            429 => OpenAiError::RateLimited { retry_after },
+            status @ (408 | 409 | 500..) => OpenAiError::Server {
+                status,
+                reason: self.reason(),
+                retry_after,
+            },
+            status => OpenAiError::Refused {
+                status,
+                reason: self.reason(),
+            },
+        }
+    }
+
+    /// The error's type and code, those that are known.
+    fn reasons(&self) -> Vec<&'static str> {
+        let known = |field: &str| {
+            let said = self.body["error"][field].as_str()?;
+            KNOWN_REASONS.iter().find(|known| **known == said).copied()
+        };
+        ["type", "code"].into_iter().filter_map(known).collect()
+    }
+
+    fn reason(&self) -> String {
+        let status = self.status.canonical_reason().unwrap_or("unknown status");
+        match self.reasons().as_slice() {
+            [] => status.to_owned(),
+            reasons => format!("{status} ({})", reasons.join(", ")),
+        }
     }
 }
 
@@ -282,10 +339,52 @@ mod tests {
         }
     }
 
+    fn reply(status: u16, error: Value) -> Reply {
+        Reply {
+            status: StatusCode::from_u16(status).unwrap(),
+            retry_after: None,
+            body: json!({"error": error}),
+        }
+    }
+
     #[test]
-    fn a_refusal_never_repeats_a_key() {
-        let body = json!({"error": {"message": "Incorrect API key provided: sk-abc***xyz"}});
-        let error = refusal(StatusCode::UNAUTHORIZED, &body, None);
-        assert_eq!(error.to_string(), "OpenAI API error: 401 - Invalid API key");
+    fn of_an_error_only_the_status_and_known_reasons_are_repeated() {
+        let told = |status, error| reply(status, error).read().unwrap_err().to_string();
+        let key = json!({"message": "Incorrect API key provided: sk-abc***xyz"});
+        assert_eq!(told(401, key), "OpenAI API error: 401 - Invalid API key");
+        let limit = json!({"message": "m", "type": "tokens", "code": "rate_limit_exceeded"});
+        assert_eq!(
+            told(429, limit),
+            "OpenAI API error: 429 - Rate limit exceeded"
+        );
+        let long = json!({"message": "m", "type": "invalid_request_error", "code": "context_length_exceeded"});
+        assert_eq!(
+            told(400, long),
+            "OpenAI API error: 400 - Bad Request (invalid_request_error, context_length_exceeded)"
+        );
+        for echo in [
+            json!("I like roses"),
+            json!({"message": "I like roses", "type": "I like roses", "code": ["I like roses"]}),
+        ] {
+            assert_eq!(told(404, echo.clone()), "OpenAI API error: 404 - Not Found");
+            assert_eq!(
+                told(500, echo),
+                "OpenAI API error: 500 - Internal Server Error"
+            );
+        }
+    }
+
+    #[test]
+    fn a_refused_format_is_recognised_by_its_message_or_parameter() {
+        let refused = |status, error| reply(status, error).refuses_format();
+        for error in [
+            json!("response_format is unknown"),
+            json!({"message": "response_format.type json_schema is not supported"}),
+            json!({"message": "Invalid value", "param": "response_format.type"}),
+        ] {
+            assert!(refused(400, error.clone()) && refused(422, error.clone()));
+            assert!(!refused(500, error));
+        }
+        assert!(!refused(400, json!({"message": "max_tokens is too large"})));
     }
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::json;
 use warp::Rejection;
-use warp::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use warp::http::{self, StatusCode};
 
 use crate::metric_definitions::Status;
@@ -105,9 +105,10 @@ pub(super) fn json(body: &impl Serialize) -> Response {
     // Our own types always serialise.
     let body = serde_json::to_vec(body).unwrap_or_default();
     let mut response = Response::new(body);
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    // Most of our answers tell of a caller: nobody on the way keeps them.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 

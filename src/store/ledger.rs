@@ -1,6 +1,7 @@
 //! What the ledger keeps: the durable inbox, dead letters, agent profiles.
 
 use std::fmt;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,6 +14,10 @@ use crate::domain::call_event::EventKey;
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::{AgentId, ConversationId};
 use crate::domain::profile::CallOrder;
+
+/// Longest pause before something in the ledger is tried again. What is put off
+/// for longer has its time from a clock that was set back since, and is due.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
 
 /// Identifies an event in the inbox; grows with arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -221,8 +226,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// same body, it keeps one.
     async fn keep_unknown(&self, payload: Vec<u8>, reason: &str, now: Timestamp) -> Result<()>;
 
-    /// Events of `stage` whose time has come, oldest first, at most `limit`,
-    /// without those in `busy`. Of the events of one caller that are to be
+    /// Events of `stage` whose time has come, or is further away than
+    /// [`LONGEST_PAUSE`], oldest first, at most `limit`, without those in
+    /// `busy`. Of the events of one caller that are to be
     /// learned, only the oldest.
     async fn claim(
         &self,
@@ -239,8 +245,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// changes nothing.
     async fn settle(&self, id: EventId, stage: Stage, how: Settlement) -> Result<Settled>;
 
-    /// Events whose body is to be archived, oldest first: at most `limit`, and
-    /// no more than `most_bytes` of bodies, but always one.
+    /// Events whose body is to be archived by now, or not for longer than
+    /// [`LONGEST_PAUSE`], oldest first: at most `limit`, and no more than
+    /// `most_bytes` of bodies, but always one.
     async fn to_archive(
         &self,
         now: Timestamp,

@@ -53,6 +53,49 @@ async fn an_older_call_delivered_late_never_overwrites_a_newer_greeting() {
         shown["agents"][AGENT]["last_call_date"],
         "2026-11-22T10:10:00Z"
     );
+    // Counted right after it is settled.
+    until("two calls that ended", async || {
+        ended(&service, "greeted").await + ended(&service, "superseded").await >= 2.0
+    })
+    .await;
+    assert_eq!(ended(&service, "superseded").await, 1.0);
+}
+
+/// How many calls have ended so.
+async fn ended(service: &Service, outcome: &str) -> f64 {
+    let name = "elaoms_post_call_processing_duration_seconds_count";
+    service
+        .metric(&format!("{name}{{outcome=\"{outcome}\"}}"))
+        .await
+}
+
+#[tokio::test]
+async fn a_call_whose_greeting_nobody_can_make_any_more_counts_as_learned() {
+    let mut service = Service::start().await;
+    service.upstream.set_openai(OpenAi {
+        status: 503,
+        ..OpenAi::default()
+    });
+    service
+        .end_call(&call("conv_1", AGENT, CALLER).caller("I like roses."))
+        .await;
+    service.wait_for_log("OpenAI API error: 503").await;
+    service.kill().await;
+    // As if it had ended just before it was learned; then comes a start without a model.
+    let database = rusqlite::Connection::open(service.path("elaoms.db")).unwrap();
+    database
+        .execute("UPDATE inbox SET stage = 'learn', run_at = 0", [])
+        .unwrap();
+    drop(database);
+    service.set("OPENAI_API_KEY", "");
+    service.respawn().await;
+    service.settle().await;
+    until("a call that ended", async || {
+        ended(&service, "learned").await + ended(&service, "greeted").await >= 1.0
+    })
+    .await;
+    assert_eq!(ended(&service, "learned").await, 1.0);
+    assert_eq!(ended(&service, "greeted").await, 0.0);
 }
 
 #[tokio::test]
@@ -155,7 +198,7 @@ async fn openai_is_down_for_a_while_and_every_greeting_arrives_once() {
         assert_eq!(service.greeting(caller, AGENT).await, None);
     }
     service
-        .wait_for_log("OpenAI API error: 503 - made to fail")
+        .wait_for_log("OpenAI API error: 503 - Service Unavailable")
         .await;
     until("the breaker", async || {
         service.metric("elaoms_openai_breaker_open").await > 0.0

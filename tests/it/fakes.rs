@@ -22,6 +22,8 @@ pub struct OpenAi {
     pub content: Option<String>,
     /// In place of the usual error body.
     pub error: Value,
+    /// Answers and errors repeat the transcript, in every text they hold.
+    pub echoes: bool,
     /// Answer only so many requests as said here, then as usual.
     pub only: Option<usize>,
 }
@@ -34,6 +36,7 @@ impl Default for OpenAi {
             headers: Vec::new(),
             content: None,
             error: json!({"error": {"message": "made to fail"}}),
+            echoes: false,
             only: None,
         }
     }
@@ -142,11 +145,21 @@ async fn complete(state: Arc<Mutex<State>>, question: Value) -> Response<String>
     for (name, value) in &behaviour.headers {
         response = response.header(*name, value);
     }
-    if behaviour.status != 200 {
-        return response.body(behaviour.error.to_string()).unwrap();
-    }
     let data: Value =
         serde_json::from_str(question["messages"][1]["content"].as_str().unwrap()).unwrap();
+    let echo = data["transcript"].as_str().unwrap();
+    if behaviour.status != 200 {
+        let error = if behaviour.echoes {
+            json!({"error": {"message": echo, "type": echo, "code": echo, "param": echo}})
+        } else {
+            behaviour.error
+        };
+        return response.body(error.to_string()).unwrap();
+    }
+    if behaviour.echoes {
+        // Neither a completion nor JSON.
+        return response.body(format!("You said: {echo}")).unwrap();
+    }
     let content = behaviour
         .content
         .unwrap_or_else(|| usual_answer(&data).to_string());

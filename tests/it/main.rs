@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod actors;
+mod agent_profiles;
 mod command_line;
 mod crashes;
 mod delivery;

@@ -13,8 +13,8 @@ use elaoms::domain::name::{CallerName, Correction, Evidence, NameSource, Naming}
 use elaoms::domain::profile::{CallOrder, ConversationState};
 use elaoms::domain::tiers::NewGreeting;
 use elaoms::store::{
-    Accepted, EventId, InboxEvent, Ledger, MemoryStore, NewEvent, RetryCause, Settlement,
-    SqliteDatabase, SqliteLedger, SqliteMemoryStore, Stage,
+    Accepted, EventId, InboxEvent, LONGEST_PAUSE, Ledger, MemoryStore, NewEvent, RetryCause,
+    Settlement, SqliteDatabase, SqliteLedger, SqliteMemoryStore, Stage,
 };
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -489,6 +489,52 @@ pub async fn ledger_contract(ledger: Arc<dyn Ledger>) {
         .await
         .unwrap();
     assert_eq!(settled.next, None);
+
+    // The clock was set back: nothing waits longer than any pause is.
+    ledger
+        .accept(event("c8", Some("+16125550188"), "a", 0))
+        .await
+        .unwrap();
+    let pause = i64::try_from(LONGEST_PAUSE.as_secs()).unwrap();
+    let c8 = claim(ledger, Stage::Learn, 60).await;
+    let c8 = c8.iter().find(|e| e.key.conversation_id.as_str() == "c8");
+    let c8 = c8.unwrap().id;
+    let retry = Settlement::Retry {
+        run_at: at(60 + pause),
+        error: "x".into(),
+        cause: RetryCause::Outage,
+    };
+    ledger.settle(c8, Stage::Learn, retry).await.unwrap();
+    ledger
+        .archive_later(vec![c8], at(60 + pause))
+        .await
+        .unwrap();
+    for (second, due) in [
+        (59, true),
+        (60, false),
+        (59 + pause, false),
+        (60 + pause, true),
+    ] {
+        let claimed = claim(ledger, Stage::Learn, second).await;
+        assert_eq!(ids(&claimed).contains(&"c8"), due, "at {second}");
+        let to_archive = to_archive(ledger, second).await;
+        assert_eq!(to_archive.contains(&"c8".to_owned()), due, "at {second}");
+        let busy = ledger.claim(Stage::Learn, at(second), 100, vec![c8]).await;
+        assert!(busy.unwrap().events.iter().all(|e| e.id != c8));
+    }
+    let few = ledger.claim(Stage::Learn, at(59), 1, Vec::new()).await;
+    assert_eq!(few.unwrap().events.len(), 1);
+    ledger.archived(vec![c8]).await.unwrap();
+    ledger
+        .settle(c8, Stage::Learn, learned.clone())
+        .await
+        .unwrap();
+    let c8 = claim(ledger, Stage::Greet, 60).await;
+    let c8 = c8.iter().find(|e| e.key.conversation_id.as_str() == "c8");
+    ledger
+        .settle(c8.unwrap().id, Stage::Greet, Settlement::Greeted)
+        .await
+        .unwrap();
 
     // Bodies that are no event are kept, once.
     for _ in 0..2 {

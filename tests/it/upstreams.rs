@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::fakes::OpenAi;
 use crate::payloads::call;
-use crate::service::{AGENT, CALLER, Service, until};
+use crate::service::{AGENT, CALLER, CANARY, Service, until};
 
 #[tokio::test]
 async fn openai_is_asked_with_the_settings_and_the_callers_words_as_data() {
@@ -141,7 +141,7 @@ async fn an_answer_that_cannot_be_spoken_is_never_stored() {
 }
 
 #[tokio::test]
-async fn an_agent_is_fetched_once_kept_over_restarts_and_forgotten_when_asked() {
+async fn an_agent_is_fetched_once_kept_over_restarts_and_fetched_anew_when_asked() {
     let mut service = Service::start().await;
     service
         .upstream
@@ -172,8 +172,10 @@ async fn an_agent_is_fetched_once_kept_over_restarts_and_forgotten_when_asked() 
         .await
         .unwrap();
     assert_eq!(answer["invalidated"], true);
-    until("the profile", async || filled(&service).await).await;
-    assert_eq!(service.upstream.with(|s| s.fetched.len()), 2);
+    until("a second fetch", async || {
+        service.upstream.with(|s| s.fetched.len()) == 2
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -288,4 +290,64 @@ async fn a_request_refused_for_its_content_is_given_up_after_a_few_tries() {
     .await;
     assert_eq!(service.upstream.asked(), 5);
     assert_eq!(service.caller(CALLER).await["total_interactions"], 1);
+}
+
+#[tokio::test]
+async fn an_upstream_that_repeats_its_question_is_not_repeated() {
+    // No greeting is tried for longer than its first round.
+    let service = Service::start_with(&[("GREETING_RETRY_HOURS", "0")]).await;
+    let said = |conversation: &str| {
+        call(conversation, AGENT, CALLER).caller(&format!("I play the {CANARY}."))
+    };
+    for (i, (status, content)) in [
+        (400, None),
+        (404, None),
+        (429, None),
+        (500, None),
+        (200, None),
+        (200, Some(format!("You play the {CANARY}."))),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        service.upstream.set_openai(OpenAi {
+            status,
+            echoes: content.is_none(),
+            content,
+            ..OpenAi::default()
+        });
+        let later = i64::try_from(i).unwrap() * 60;
+        service
+            .end_call(&said(&format!("conv_{i}")).later(later))
+            .await;
+        until("a dead letter", async || {
+            service.query("SELECT count(*) FROM inbox WHERE state = 'dead'")
+                == i64::try_from(i + 1).unwrap()
+        })
+        .await;
+    }
+    // The log is searched when the service ends.
+    let letters = service.admin(reqwest::Method::GET, "dead-letters");
+    let letters = letters.send().await.unwrap().text().await.unwrap();
+    assert!(letters.contains("429 - Rate limit exceeded"), "{letters}");
+    assert!(!letters.contains(CANARY), "{letters}");
+    let told = format!("SELECT count(*) FROM inbox WHERE last_error LIKE '%{CANARY}%'");
+    assert_eq!(service.query(&told), 0);
+}
+
+#[tokio::test]
+async fn nonsense_that_is_paid_for_is_given_up_after_a_few_tries() {
+    let service = Service::start().await;
+    service.upstream.set_openai(OpenAi {
+        echoes: true,
+        ..OpenAi::default()
+    });
+    service
+        .end_call(&call("conv_1", AGENT, CALLER).caller("I like roses."))
+        .await;
+    until("a dead letter", async || {
+        service.query("SELECT count(*) FROM inbox WHERE state = 'dead'") == 1
+    })
+    .await;
+    assert_eq!(service.upstream.asked(), 15, "five rounds of three tries");
 }

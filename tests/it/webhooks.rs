@@ -217,6 +217,30 @@ async fn admin_routes_need_the_key_and_are_off_without_one() {
     }
 }
 
+#[tokio::test]
+async fn nobody_on_the_way_may_keep_an_answer() {
+    let service = Service::start().await;
+    service
+        .end_call_and_settle(&call("conv_1", AGENT, CALLER).caller("My name is Nora."))
+        .await;
+    let ring = json!({"caller_id": CALLER, "agent_id": AGENT});
+    let search = json!({"query": "x", "user_id": CALLER, "agent_id": AGENT});
+    let get = |path: &str| service.admin(reqwest::Method::GET, path);
+    for (status, request) in [
+        (200, service.client_data().json(&ring)),
+        (200, service.search_data().json(&search)),
+        (200, get(&format!("callers/{CALLER}"))),
+        (200, get("dead-letters")),
+        (404, get("callers/+16125550109")),
+        (422, service.client_data().json(&json!({}))),
+        (401, service.post_call_signed(b"{}".to_vec(), "t=1,v0=00")),
+    ] {
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), status);
+        assert_eq!(response.headers()["cache-control"], "no-store");
+    }
+}
+
 /// A recording of so many bytes as ElevenLabs sends it.
 fn recording(conversation: &str, bytes: usize) -> Vec<u8> {
     let audio = STANDARD.encode(vec![0xAB; bytes]);

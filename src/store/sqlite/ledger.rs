@@ -19,8 +19,8 @@ use crate::domain::ids::{AgentId, ConversationId};
 use crate::domain::profile::CallOrder;
 use crate::store::{
     Accepted, Claimed, DeadLetter, ErasedEvents, EventId, InboxEvent, InboxStats, KnownCalls,
-    Ledger, NewEvent, Result, RetryCause, Settled, Settlement, Stage, StoreError, StoredAgent,
-    Unarchived,
+    LONGEST_PAUSE, Ledger, NewEvent, Result, RetryCause, Settled, Settlement, Stage, StoreError,
+    StoredAgent, Unarchived,
 };
 
 /// [`Ledger`] on SQLite.
@@ -380,12 +380,23 @@ fn claim(
     limit: usize,
     busy: &[EventId],
 ) -> Result<Claimed> {
-    let sql = "SELECT id FROM inbox WHERE state = 'ready' AND stage = ?1 AND run_at <= ?2
+    let most = limit.saturating_add(busy.len());
+    let look = |sql: &str, time: Timestamp, most: usize| {
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        query(
+            db,
+            sql,
+            params![stage.as_str(), millis(time), most],
+            |row| Ok(EventId(row.get("id")?)),
+        )
+    };
+    let due = "SELECT id FROM inbox WHERE state = 'ready' AND stage = ?1 AND run_at <= ?2
                ORDER BY run_at, id LIMIT ?3";
-    let most = i64::try_from(limit.saturating_add(busy.len())).unwrap_or(i64::MAX);
-    let due = query(db, sql, params![stage.as_str(), millis(now), most], |row| {
-        Ok(EventId(row.get("id")?))
-    })?;
+    let mut due = look(due, now, most)?;
+    // Asked by itself: with an OR the whole backlog would be gone through.
+    let far = "SELECT id FROM inbox WHERE state = 'ready' AND stage = ?1 AND run_at > ?2
+               ORDER BY run_at, id LIMIT ?3";
+    due.extend(look(far, far_from(now), most - due.len())?);
     let mut claimed = Claimed::default();
     for id in due.into_iter().filter(|id| !busy.contains(id)).take(limit) {
         let sql = "SELECT id, kind, conversation_id, agent, caller, started_at, attempts, crashes,
@@ -399,6 +410,11 @@ fn claim(
         }
     }
     Ok(claimed)
+}
+
+/// Nothing is put off until after this time; see [`LONGEST_PAUSE`].
+fn far_from(now: Timestamp) -> Timestamp {
+    now.checked_add(LONGEST_PAUSE).unwrap_or(Timestamp::MAX)
 }
 
 fn inbox_event(row: &Row<'_>, stage: Stage) -> Result<InboxEvent> {
@@ -519,10 +535,11 @@ fn to_archive(
     most_bytes: usize,
 ) -> Result<Vec<Unarchived>> {
     let mut statement = db.prepare_cached(
-        "SELECT * FROM inbox WHERE archived = 0 AND archive_at <= ?1 ORDER BY id LIMIT ?2",
+        "SELECT * FROM inbox WHERE archived = 0 AND (archive_at <= ?1 OR archive_at > ?3)
+         ORDER BY id LIMIT ?2",
     )?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let mut rows = statement.query([millis(now), limit])?;
+    let mut rows = statement.query([millis(now), limit, millis(far_from(now))])?;
     let mut due = Vec::new();
     let mut bytes = 0;
     while let Some(row) = rows.next()? {
