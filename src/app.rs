@@ -5,17 +5,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use warp::Reply;
+use warp::filters::BoxedFilter;
 
 use crate::actors::{ActorSystem, StartError, Stuck, SystemOptions};
 use crate::clients::{ElevenLabs, OpenAi, OpenMemory};
 use crate::compute::Compute;
-use crate::config::Config;
+use crate::config::{Config, Services};
+use crate::domain::caller_rules::CallerRules;
 use crate::http::{self, AdminState, OpsState, PublicState};
 use crate::metric_definitions::Metrics;
+use crate::secrets::AdminKey;
 use crate::store::{
     Archive, Ledger, MemoryStore, OpenMemoryStore, Register, SqliteDatabase, SqliteLedger,
     SqliteMemoryStore, SqliteRecordIndex, SqliteRegister,
@@ -48,6 +53,123 @@ pub enum AppError {
     GaveUp,
 }
 
+/// Everything behind the listeners.
+struct Parts {
+    system: ActorSystem,
+    database: SqliteDatabase,
+    register: Arc<dyn Register>,
+    metrics: Arc<Metrics>,
+    rendered: PrometheusHandle,
+}
+
+impl Parts {
+    /// Opens the stores and starts the actors. Unless it `works`, calls stay in
+    /// the inbox.
+    async fn build(services: &Services, works: bool) -> Result<Self, AppError> {
+        let (metrics, rendered) = Metrics::new();
+        let metrics = Arc::new(metrics);
+        let database = SqliteDatabase::open(&services.database)?;
+        let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::new(database.clone()));
+        let register: Arc<dyn Register> = Arc::new(SqliteRegister::new(database.clone()));
+        let store = memory_store(services.openmemory.clone(), &database)?;
+        // Beside the start: the store may be down, or have an index to rebuild.
+        let described = Arc::clone(&store);
+        tokio::spawn(async move {
+            tracing::info!("Memories are in {}", described.describe().await);
+        });
+        let elevenlabs = services.elevenlabs.clone();
+        let openai = services.openai.clone().filter(|_| works);
+        let system = ActorSystem::start(SystemOptions {
+            background: Compute::background(),
+            ledger,
+            store,
+            register: Arc::clone(&register),
+            archive: Archive::open(&services.archive)?,
+            elevenlabs: elevenlabs
+                .map(|(url, key)| ElevenLabs::new(url, key))
+                .transpose()?,
+            openai: openai
+                .map(|(options, limits)| OpenAi::new(options).map(|client| (client, limits)))
+                .transpose()?,
+            agent_ttl: services.agent_ttl,
+            greeting_retry: services.greeting_retry,
+            retention: services.retention,
+            sessions: services.sessions,
+            metrics: Arc::clone(&metrics),
+            caller_ids: services.caller_ids.clone(),
+            caller_rules: Arc::clone(&services.caller_rules),
+            works,
+        })
+        .await?;
+        Ok(Self {
+            system,
+            database,
+            register,
+            metrics,
+            rendered,
+        })
+    }
+}
+
+impl Parts {
+    fn ops_routes(
+        &self,
+        caller_rules: Arc<CallerRules>,
+        keys: Vec<AdminKey>,
+    ) -> BoxedFilter<(impl Reply + use<>,)> {
+        let system = &self.system;
+        http::ops_routes(OpsState {
+            metrics: self.rendered.clone(),
+            health: system.health.clone(),
+            admin: AdminState {
+                callers: system.callers.clone(),
+                agents: system.agents.clone(),
+                inbox: system.inbox.clone(),
+                register: Arc::clone(&self.register),
+                caller_rules,
+                keys,
+            },
+        })
+    }
+}
+
+/// The admin routes without the service, for as long as a command of an
+/// operator takes: on loopback, behind a key of their own.
+pub struct Administration {
+    pub ops_addr: SocketAddr,
+    parts: Parts,
+    stop: CancellationToken,
+    ops: JoinHandle<()>,
+}
+
+impl Administration {
+    /// Starts them. No call is worked on.
+    ///
+    /// # Errors
+    /// [`AppError`]
+    pub async fn start(services: &Services, key: AdminKey) -> Result<Self, AppError> {
+        let (listener, ops_addr) = listen(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+        let parts = Parts::build(services, false).await?;
+        let routes = parts.ops_routes(Arc::clone(&services.caller_rules), vec![key]);
+        let stop = CancellationToken::new();
+        let ops = tokio::spawn(http::serve(listener, routes, stop.clone(), REQUEST_GRACE));
+        Ok(Self {
+            ops_addr,
+            parts,
+            stop,
+            ops,
+        })
+    }
+
+    /// Stops them, and closes the database.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        let _ = self.ops.await;
+        self.parts.system.stop(Duration::ZERO).await;
+        self.parts.database.close().await;
+    }
+}
+
 pub struct App {
     /// Where the webhooks listen.
     pub public_addr: SocketAddr,
@@ -70,46 +192,20 @@ impl App {
         let services = config.services;
         // Listen first: an address in use is the commonest mistake.
         let (public_listener, public_addr) = listen(config.bind_addr).await?;
-        let (ops_listener, ops_addr) = listen(config.ops_addr).await?;
+        let (ops_listener, ops_addr) = listen(services.ops_addr).await?;
 
-        let (metrics, rendered) = Metrics::new();
-        let metrics = Arc::new(metrics);
-        let database = SqliteDatabase::open(&services.database)?;
-        let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::new(database.clone()));
-        let register: Arc<dyn Register> = Arc::new(SqliteRegister::new(database.clone()));
-        let store = memory_store(services.openmemory, &database)?;
-        // Beside the start: the store may be down, or have an index to rebuild.
-        let described = Arc::clone(&store);
-        tokio::spawn(async move {
-            tracing::info!("Memories are in {}", described.describe().await);
-        });
-        let archive = Archive::open(&services.archive)?;
-        let elevenlabs = services
-            .elevenlabs
-            .map(|(url, key)| ElevenLabs::new(url, key))
-            .transpose()?;
-        let openai = services
-            .openai
-            .map(|(options, limits)| OpenAi::new(options).map(|client| (client, limits)))
-            .transpose()?;
-        let system = ActorSystem::start(SystemOptions {
-            background: Compute::background(),
-            ledger,
-            store,
-            register: Arc::clone(&register),
-            archive,
-            elevenlabs,
-            openai,
-            agent_ttl: services.agent_ttl,
-            greeting_retry: services.greeting_retry,
-            retention: services.retention,
-            sessions: services.sessions,
-            metrics: Arc::clone(&metrics),
-            caller_ids: services.caller_ids.clone(),
-            caller_rules: Arc::clone(&services.caller_rules),
-        })
-        .await?;
-
+        let parts = Parts::build(&services, true).await?;
+        let ops_routes = parts.ops_routes(
+            Arc::clone(&services.caller_rules),
+            services.admin_keys.clone(),
+        );
+        let Parts {
+            system,
+            database,
+            metrics,
+            rendered: upkeep,
+            ..
+        } = parts;
         metrics.sessions_max.set(services.sessions.most as f64);
         measure_storage(&services.database, &metrics);
         let measured = Arc::clone(&metrics);
@@ -120,26 +216,13 @@ impl App {
             directory: system.directory.clone(),
             metrics,
             caller_ids: services.caller_ids,
-            caller_rules: Arc::clone(&services.caller_rules),
+            caller_rules: services.caller_rules,
             client_data_key: config.client_data_key,
             search_data_key: config.search_data_key,
             post_call_key: config.post_call_key,
             client_data_deadline: services.client_data_deadline,
             max_body: services.max_body,
             two_tier: services.two_tier,
-        });
-        let upkeep = rendered.clone();
-        let ops_routes = http::ops_routes(OpsState {
-            metrics: rendered,
-            health: system.health.clone(),
-            admin: AdminState {
-                callers: system.callers.clone(),
-                agents: system.agents.clone(),
-                inbox: system.inbox.clone(),
-                register,
-                caller_rules: services.caller_rules,
-                keys: config.admin_keys,
-            },
         });
 
         let (stop_public, stop_ops) = (CancellationToken::new(), CancellationToken::new());

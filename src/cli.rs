@@ -1,5 +1,7 @@
 //! The command line: one module for each subcommand.
 
+mod admin;
+mod caller;
 mod check;
 mod demo;
 mod migrate;
@@ -29,6 +31,12 @@ enum Command {
     Demo(demo::DemoArguments),
     /// Try the configured services for real.
     Check(check::CheckArguments),
+    /// Show, export, correct, erase or link a caller.
+    Caller(caller::CallerArguments),
+    /// Read, retry or drop what was given up.
+    DeadLetters(admin::DeadLettersArguments),
+    /// Show what operators did.
+    Audit,
     /// Turn legacy profiles into Tier 1, or copy everything to another store.
     Migrate(migrate::MigrateArguments),
 }
@@ -55,6 +63,9 @@ pub fn run() -> ExitCode {
             Command::Serve => serve::run().await,
             Command::Demo(arguments) => demo::run(arguments).await,
             Command::Check(arguments) => check::run(arguments).await,
+            Command::Caller(arguments) => caller::run(arguments).await,
+            Command::DeadLetters(arguments) => admin::dead_letters(arguments).await,
+            Command::Audit => admin::audit().await,
             Command::Migrate(arguments) => migrate::run(arguments).await,
         }
     });

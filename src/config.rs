@@ -30,16 +30,12 @@ const SESSION_IDLE: Duration = Duration::from_secs(15 * 60);
 pub struct Config {
     /// `BIND_ADDR`
     pub bind_addr: SocketAddr,
-    /// `OPS_ADDR`
-    pub ops_addr: SocketAddr,
     /// `ELEVENLABS_CLIENT_DATA_KEY`
     pub client_data_key: Secrets,
     /// `ELEVENLABS_SEARCH_DATA_KEY`
     pub search_data_key: Secrets,
     /// `ELEVENLABS_POST_CALL_KEY`
     pub post_call_key: Secrets,
-    /// `ADMIN_KEY`
-    pub admin_keys: Vec<AdminKey>,
     /// What does not depend on the webhooks' secrets.
     pub services: Services,
 }
@@ -47,6 +43,10 @@ pub struct Config {
 /// The part of the configuration that `check` needs as well: stores,
 /// upstreams, limits, logs.
 pub struct Services {
+    /// `OPS_ADDR`
+    pub ops_addr: SocketAddr,
+    /// `ADMIN_KEY`
+    pub admin_keys: Vec<AdminKey>,
     /// Path of the SQLite file, from `DATABASE_URL`.
     pub database: PathBuf,
     /// `OPENMEMORY_PORT` as a URL, and `OPENMEMORY_KEY`; `None` if the memories
@@ -109,17 +109,12 @@ impl Config {
         let search_data_key = reader.secrets("ELEVENLABS_SEARCH_DATA_KEY", API_KEY_HINT);
         let post_call_key = reader.secrets("ELEVENLABS_POST_CALL_KEY", POST_CALL_HINT);
         let bind_addr = reader.address("BIND_ADDR", "0.0.0.0:8000");
-        let ops_addr = reader.address("OPS_ADDR", "127.0.0.1:9464");
-        let admin_keys = reader.credential("ADMIN_KEY");
-        let admin_keys = AdminKey::parse_all(&admin_keys.unwrap_or_default());
         let services = reader.services(post_call_key.first());
         reader.finish(Self {
             bind_addr,
-            ops_addr,
             client_data_key,
             search_data_key,
             post_call_key,
-            admin_keys,
             services,
         })
     }
@@ -240,6 +235,9 @@ impl Reader<'_> {
     }
 
     fn services(&mut self, post_call_key: Option<&SecretString>) -> Services {
+        let ops_addr = self.address("OPS_ADDR", "127.0.0.1:9464");
+        let admin_keys = self.credential("ADMIN_KEY").unwrap_or_default();
+        let admin_keys = AdminKey::parse_all(&admin_keys);
         let database = self.database();
         let openmemory = self.openmemory();
         let two_tier = self.switch("USE_TWO_TIER", true);
@@ -274,6 +272,8 @@ impl Reader<'_> {
         };
         let hours = |hours: u64| Duration::from_secs(hours * 3600);
         Services {
+            ops_addr,
+            admin_keys,
             database,
             openmemory,
             two_tier,

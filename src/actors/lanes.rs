@@ -178,9 +178,14 @@ impl Lanes {
         }
     }
 
+    /// Begins nothing more.
+    pub fn close(&self) {
+        self.state().closed = true;
+    }
+
     /// Begins nothing more, and waits until what is under way has ended.
     pub async fn drain(&self) {
-        self.state().closed = true;
+        self.close();
         loop {
             let emptied = self.0.emptied.notified();
             let is_empty = {

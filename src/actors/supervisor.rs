@@ -74,6 +74,8 @@ pub struct SystemOptions {
     pub caller_ids: CallerIdFormat,
     /// How callers are told from what events say.
     pub caller_rules: Arc<CallerRules>,
+    /// False leaves calls in the inbox: for an operator's command.
+    pub works: bool,
 }
 
 /// Why the actors cannot be started.
@@ -156,6 +158,9 @@ impl ActorSystem {
             register: Arc::clone(&options.register),
         };
         let inbox = Inbox::new(Arc::clone(&ledger), intake, calls.clone(), archiver.clone());
+        if !options.works {
+            inbox.lanes().close();
+        }
         let callers = Callers {
             sessions: sessions.clone(),
             directory: directory.clone(),

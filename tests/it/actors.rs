@@ -137,6 +137,7 @@ impl World {
             metrics: Arc::new(metrics),
             caller_ids: Default::default(),
             caller_rules: Arc::default(),
+            works: true,
         })
         .await
         .unwrap();

@@ -447,3 +447,38 @@ async fn secrets_change_without_a_gap_and_come_from_files() {
     assert_eq!(refused.status.code(), Some(78));
     assert!(text.contains("/nowhere/key"), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_talks_to_the_service_or_else_to_the_store() {
+    let mut service = Service::start().await;
+    let said = call("conv_1", AGENT, CALLER).caller("My name is Nora. I like roses.");
+    service.end_call_and_settle(&said).await;
+    let ops = service.ops.trim_start_matches("http://").to_owned();
+    service.set("OPS_ADDR", &ops);
+    let (status, text) = service.run(&["caller", "rename", CALLER, "Нора"]).await;
+    assert_eq!(status, 0, "{text}");
+    let ring = service.ring(CALLER, AGENT).await;
+    assert_eq!(ring["dynamic_variables"]["user_name"], "Нора");
+    let (status, text) = service.run(&["caller", "show", OTHER_CALLER]).await;
+    assert!(status == 1 && text.contains("no such caller"), "{text}");
+    service.set("ADMIN_KEY", "");
+    let (status, text) = service.run(&["caller", "show", CALLER]).await;
+    assert!(status == 1 && text.contains("ADMIN_KEY"), "{text}");
+
+    service.kill().await;
+    let (status, text) = service.run(&["caller", "export", CALLER]).await;
+    assert!(status == 0 && text.contains("roses"), "{text}");
+    let (status, text) = service.run(&["caller", "erase", CALLER]).await;
+    assert!(status == 0 && text.contains("\"memories\": 1"), "{text}");
+    assert_eq!(service.query("SELECT count(*) FROM callers"), 0);
+    let (status, text) = service.run(&["audit"]).await;
+    assert_eq!(status, 0);
+    let who: Vec<bool> = ["admin", "command-line"]
+        .map(|who| text.contains(&format!("\"who\": \"{who}\"")))
+        .into();
+    assert_eq!(who, [true, true], "{text}");
+    service.set("OPS_ADDR", "127.0.0.1:0");
+    service.respawn().await;
+    let ring = service.ring(CALLER, AGENT).await;
+    assert_eq!(ring["dynamic_variables"], json!({}));
+}
