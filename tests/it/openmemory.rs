@@ -530,3 +530,141 @@ async fn an_index_from_a_backup_catches_up() {
         ["My name is Nora."]
     );
 }
+
+#[tokio::test]
+async fn one_odd_field_loses_neither_the_others_nor_itself() {
+    for generation in BOTH {
+        let (server, mut service) = start(generation).await;
+        let first = call("conv_1", AGENT, CALLER).caller("My name is Nora. I like roses.");
+        service.end_call_and_settle(&first).await;
+        service.terminate().await;
+        let records = server.len();
+        server.edit("profile", |profile| {
+            profile["name"] = json!("R2-D2 (4000)");
+            profile["first_seen"] = json!("long ago");
+            profile["shoe_size"] = json!(44);
+        });
+        server.edit("state", |state| {
+            state["sentiment"] = json!("ecstatic");
+            state["key_topics"] = json!(["roses", 7]);
+            state["last_call_date"] = Value::Null;
+            state["ring"] = json!("blue");
+        });
+        service.respawn().await;
+
+        // What can be read is used, and nothing else.
+        let ring = service.ring(CALLER, AGENT).await;
+        assert!(greeting_in(&ring).unwrap().contains("roses"), "{ring}");
+        let variables = &ring["dynamic_variables"];
+        assert_eq!(variables["key_topics"], "roses");
+        assert_eq!(
+            (&variables["user_name"], &variables["user_sentiment"]),
+            (&Value::Null, &Value::Null)
+        );
+        assert_eq!(service.caller(CALLER).await["total_interactions"], 1);
+
+        // A further call counts in the same records, which keep what is odd.
+        let second = call("conv_2", AGENT, CALLER)
+            .caller("It is me again.")
+            .later(60);
+        service.end_call_and_settle(&second).await;
+        let shown = service.caller(CALLER).await;
+        assert_eq!(
+            (&shown["name"], &shown["total_interactions"]),
+            (&Value::Null, &json!(2))
+        );
+        assert_eq!(shown["agents"][AGENT]["conversation_count"], 2);
+        assert_eq!(server.len(), records + 1, "one memory more");
+        let (profile, state) = (&server.metadata("profile")[0], &server.metadata("state")[0]);
+        assert_eq!(
+            (&profile["name"], &profile["shoe_size"]),
+            (&json!("R2-D2 (4000)"), &json!(44))
+        );
+        assert_eq!(
+            (&state["ring"], &state["conversation_count"]),
+            (&json!("blue"), &json!(2))
+        );
+
+        // A name that may be spoken takes its place, and it is kept beside.
+        let third = call("conv_3", AGENT, CALLER)
+            .caller("My name is Nora.")
+            .later(120);
+        service.end_call_and_settle(&third).await;
+        assert_eq!(service.caller(CALLER).await["name"], "Nora");
+        let profile = &server.metadata("profile")[0];
+        assert_eq!(
+            (&profile["name"], &profile["name_unread"]),
+            (&json!("Nora"), &json!("R2-D2 (4000)"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_memory_that_cannot_be_read_is_shown_to_nobody() {
+    let remove =
+        |memory: &mut Value, field: &str| drop(memory.as_object_mut().unwrap().remove(field));
+    let spoilings: [&dyn Fn(&mut Value); 5] = [
+        &|memory| memory["agent"] = json!(7),
+        &|memory| remove(memory, "agent"),
+        &|memory| remove(memory, "ordinal"),
+        &|memory| memory["elaoms"] = json!("something later"),
+        &|memory| *memory = json!({}),
+    ];
+    for generation in BOTH {
+        for spoil in spoilings {
+            let (server, mut service) = start(generation).await;
+            let said = call("conv_1", AGENT, CALLER).caller("I like roses.");
+            service.end_call_and_settle(&said).await;
+            assert_eq!(service.found(CALLER, AGENT, "roses").await.len(), 1);
+            service.terminate().await;
+            server.edit("memory", spoil);
+            service.respawn().await;
+            for agent in [AGENT, OTHER_AGENT] {
+                let found = service.found(CALLER, agent, "roses").await;
+                assert!(found.is_empty(), "{generation:?}: {found:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_deleted_on_the_server_is_found_no_more() {
+    for generation in BOTH {
+        let (server, mut service) = start(generation).await;
+        let said = call("conv_1", AGENT, CALLER)
+            .caller("I like red roses.")
+            .agent("And?")
+            .caller("I like white roses.");
+        service.end_call_and_settle(&said).await;
+        assert_eq!(service.found(CALLER, AGENT, "roses").await.len(), 2);
+        service.terminate().await;
+        server.delete(|metadata| metadata["content"] == "I like red roses.");
+        service.respawn().await;
+
+        // A ring asks for both tiers and nothing else.
+        let before = server.requests();
+        assert!(service.greeting(CALLER, AGENT).await.is_some());
+        assert!(server.requests() - before <= 4, "{generation:?}");
+        assert_eq!(
+            service.found(CALLER, AGENT, "roses").await,
+            ["I like white roses."]
+        );
+        if generation == Generation::Second {
+            let indexed = "SELECT count(*) FROM record_index WHERE key NOT LIKE 'user:%'";
+            assert_eq!(service.query(indexed), 1);
+            assert_eq!(
+                service.query("SELECT count(*) FROM record_index WHERE metadata LIKE '%roses%'"),
+                0
+            );
+        }
+
+        server.delete(|_| true);
+        service.crash_and_restart().await;
+        assert!(service.found(CALLER, AGENT, "roses").await.is_empty());
+        let ring = service.ring(CALLER, AGENT).await;
+        assert_eq!(
+            (greeting_in(&ring), &ring["dynamic_variables"]),
+            (None, &json!({}))
+        );
+    }
+}

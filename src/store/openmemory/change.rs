@@ -10,13 +10,10 @@ pub(super) async fn learn(store: &OpenMemoryStore, learning: &Learning) -> Resul
     store.settle_uncertain(caller).await?;
     let known = store.profile_record(caller).await?;
     if let Some(found) = &known
-        && found.value.learned.contains(&mark)
+        && found.value.has_learned(&mark)
     {
-        let state = store
-            .state_record(caller, agent)
-            .await?
-            .map(|f| f.value.state());
-        let (Some(profile), Some(state)) = (found.value.profile(), state) else {
+        let profile = found.value.profile(caller);
+        let Some(state) = store.state_record(caller, agent).await? else {
             return Err(StoreError::Corrupt(
                 "a learned call belongs to somebody else".into(),
             ));
@@ -24,7 +21,7 @@ pub(super) async fn learn(store: &OpenMemoryStore, learning: &Learning) -> Resul
         return Ok(Learned {
             applied: false,
             profile,
-            state,
+            state: state.value.state(),
         });
     }
 
@@ -34,18 +31,17 @@ pub(super) async fn learn(store: &OpenMemoryStore, learning: &Learning) -> Resul
         .add_memories(caller, &learning.memories, begun_before)
         .await?;
 
-    let state = match store.state_record(caller, agent).await? {
-        Some(found) if found.value.learned.contains(&mark) => found.value.state(),
-        found => {
-            let known = found.as_ref().map(|f| f.value.state());
+    let (id, mut record) = match store.state_record(caller, agent).await? {
+        Some(found) => (Some(found.id), found.value),
+        None => (None, StateRecord::new(caller, agent)),
+    };
+    let known = id.is_some().then(|| record.state());
+    let state = match known {
+        Some(counted) if record.has_learned(&mark) => counted,
+        known => {
             let state = ConversationState::after_call(known, learning);
-            let (id, learned) = found.map(|f| (f.id, f.value.learned)).unzip();
-            let mut learned = learned.unwrap_or_default();
-            note(&mut learned, &mark);
-            let record = StateRecord {
-                learned,
-                ..StateRecord::new(caller, agent, &state)
-            };
+            record.set(&state);
+            record.note_learned(&mark);
             store.save_state(id, record).await?;
             state
         }
@@ -60,11 +56,9 @@ pub(super) async fn learn(store: &OpenMemoryStore, learning: &Learning) -> Resul
             "OpenMemory has lost a profile that it stored".into(),
         ));
     };
-    let before = record.profile().filter(|_| !record.provisional);
-    let profile = UniversalProfile::after_call(before, learning);
+    let profile = UniversalProfile::after_call(record.known(caller), learning);
     record.set(&profile);
-    note(&mut record.learned, &mark);
-    record.pending.retain(|m| *m != mark);
+    record.note_learned(&mark);
     record.add_agent(agent);
     store.update(&id, &Metadata::Profile(record)).await?;
     store.forget_uncertain(caller).await?;
@@ -83,12 +77,13 @@ pub(super) async fn store_greeting(
     let profile = store
         .profile_record(&new.caller)
         .await?
-        .filter(|f| !f.value.provisional);
+        .filter(|f| !f.value.is_provisional());
     let state = store.state_record(&new.caller, &new.agent).await?;
     let (Some(mut profile), Some(state)) = (profile, state) else {
         return Ok(None);
     };
-    let greeted = Greeted::by(known(&profile.value)?, state.value.state(), new);
+    let known = profile.value.profile(&new.caller);
+    let greeted = Greeted::by(known, state.value.state(), new);
     if greeted.named {
         profile.value.set(&greeted.profile);
         store
@@ -96,9 +91,7 @@ pub(super) async fn store_greeting(
             .await?;
     }
     if greeted.stored {
-        store
-            .replace_state(&new.caller, &new.agent, state, &greeted.state)
-            .await?;
+        store.replace_state(state, &greeted.state).await?;
     }
     Ok(Some(greeted))
 }
@@ -112,7 +105,7 @@ pub(super) async fn rename(
     let found = store
         .profile_record(caller)
         .await?
-        .filter(|f| !f.value.provisional);
+        .filter(|f| !f.value.is_provisional());
     let Some(Found {
         id,
         value: mut record,
@@ -127,21 +120,15 @@ pub(super) async fn rename(
             found.push(state);
         }
     }
-    let renamed = Renamed::to(name, known(&record)?, states);
+    let renamed = Renamed::to(name, record.profile(caller), states);
     record.set(&renamed.profile);
     store.update(&id, &Metadata::Profile(record)).await?;
     for ((agent, state), found) in renamed.states.iter().zip(found) {
         if renamed.changed.contains(agent) {
-            store.replace_state(caller, agent, found, state).await?;
+            store.replace_state(found, state).await?;
         }
     }
     Ok(Some(renamed))
-}
-
-fn known(record: &ProfileRecord) -> Result<UniversalProfile> {
-    record
-        .profile()
-        .ok_or_else(|| StoreError::Corrupt("a profile has no caller".into()))
 }
 
 impl OpenMemoryStore {
@@ -155,16 +142,16 @@ impl OpenMemoryStore {
     ) -> Result<bool> {
         let caller = &learning.caller;
         match known {
-            Some(found) if found.value.pending.iter().any(|m| m == mark) => Ok(true),
+            Some(found) if found.value.has_begun(mark) => Ok(true),
             Some(mut found) => {
-                found.value.pending.push(mark.to_owned());
+                found.value.note_begun(mark);
                 self.update(&found.id, &Metadata::Profile(found.value))
                     .await?;
                 Ok(false)
             }
             None => {
                 let mut provisional = ProfileRecord::new(caller, learning.started_at);
-                provisional.pending.push(mark.to_owned());
+                provisional.note_begun(mark);
                 self.save_profile(None, provisional).await?;
                 Ok(false)
             }
@@ -203,33 +190,29 @@ impl OpenMemoryStore {
         if let Some(id) = id {
             return self.update(&id, &Metadata::Profile(record)).await;
         }
-        let key = record.key.clone();
-        self.add(&Metadata::Profile(record), "Universal caller profile", &key)
-            .await
+        let record = Metadata::Profile(record);
+        let key = record.key();
+        self.add(&record, "Universal caller profile", &key).await
     }
 
     /// Keeps a new state in the place of one that was found.
     async fn replace_state(
         &self,
-        caller: &CallerId,
-        agent: &AgentId,
-        found: Found<StateRecord>,
+        mut found: Found<StateRecord>,
         state: &ConversationState,
     ) -> Result<()> {
-        let record = StateRecord {
-            learned: found.value.learned,
-            ..StateRecord::new(caller, agent, state)
-        };
-        self.save_state(Some(found.id), record).await
+        found.value.set(state);
+        self.save_state(Some(found.id), found.value).await
     }
 
     pub(super) async fn save_state(&self, id: Option<String>, record: StateRecord) -> Result<()> {
         if let Some(id) = id {
             return self.update(&id, &Metadata::State(record)).await;
         }
-        let key = record.key.clone();
+        let record = Metadata::State(record);
+        let key = record.key();
         self.add(
-            &Metadata::State(record),
+            &record,
             "Conversation state of a caller with an agent",
             &key,
         )

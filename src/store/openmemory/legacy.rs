@@ -23,7 +23,7 @@ impl OpenMemoryStore {
         match (self.generation().await?, callers) {
             (Generation::First, Some(callers)) => {
                 for caller in callers {
-                    let found = self.find(caller.as_str(), usize::MAX).await?;
+                    let found = self.find_memories(caller.as_str(), usize::MAX).await?;
                     let found: Vec<LegacyMemory> = found.iter().filter_map(legacy).collect();
                     memories.insert(caller.clone(), found);
                 }
@@ -83,8 +83,8 @@ impl OpenMemoryStore {
         let _lock = self.lock(caller).await;
         let known = self.profile_record(caller).await?;
         let adopted = match &known {
-            Some(found) if found.value.legacy => return Ok(Adopted::AlreadyThere),
-            Some(found) if !found.value.provisional => Adopted::Merged,
+            Some(found) if found.value.has_legacy() => return Ok(Adopted::AlreadyThere),
+            Some(found) if !found.value.is_provisional() => Adopted::Merged,
             _ => Adopted::New,
         };
         if dry_run {
@@ -96,14 +96,15 @@ impl OpenMemoryStore {
             Some(found) => (Some(found.id), found.value),
             None => (None, ProfileRecord::new(caller, legacy.first_seen)),
         };
+        let known = record.profile(caller);
         let profile = UniversalProfile {
             phone_number: caller.clone(),
-            name: record.name.clone().or_else(|| legacy.name.clone()),
-            first_seen: record.first_seen.min(legacy.first_seen),
-            total_interactions: record.total_interactions + legacy.total_interactions,
+            name: known.name.or_else(|| legacy.name.clone()),
+            first_seen: known.first_seen.min(legacy.first_seen),
+            total_interactions: known.total_interactions + legacy.total_interactions,
         };
         record.set(&profile);
-        record.legacy = true;
+        record.set_legacy();
         self.save_profile(id, record).await?;
         self.forget_uncertain(caller).await?;
         Ok(adopted)
@@ -112,7 +113,7 @@ impl OpenMemoryStore {
 
 /// A record that is none of ours.
 fn legacy(record: &Record) -> Option<LegacyMemory> {
-    if Metadata::of(record).is_some() {
+    if !is_legacy(record) {
         return None;
     }
     Some(LegacyMemory {

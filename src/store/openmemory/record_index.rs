@@ -18,8 +18,6 @@ pub struct IndexedRecord {
     pub created_at: i64,
     /// How the store classifies it.
     pub sector: String,
-    /// Its metadata as JSON, if they never change.
-    pub metadata: Option<String>,
 }
 
 /// Where the records of a caller are in a store that cannot be asked for them:
@@ -31,6 +29,9 @@ pub trait RecordIndex: Send + Sync + 'static {
 
     /// Notes records; returns how many were new.
     async fn insert(&self, records: Vec<IndexedRecord>) -> Result<usize>;
+
+    /// Forgets records under a key that the store has no longer.
+    async fn remove(&self, key: &str, ids: Vec<String>) -> Result<()>;
 
     /// Whether everything in the store was indexed once.
     async fn is_complete(&self) -> Result<bool>;

@@ -51,7 +51,6 @@ impl RecordIndex for SqliteRecordIndex {
                         id: row.get("id")?,
                         created_at: row.get("created_at")?,
                         sector: row.get("sector")?,
-                        metadata: row.get("metadata")?,
                     })
                 })
             })
@@ -62,21 +61,29 @@ impl RecordIndex for SqliteRecordIndex {
         self.0
             .write(move |db| {
                 let mut insert = db.prepare_cached(
-                    "INSERT INTO record_index (key, caller, id, created_at, sector, metadata)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING",
+                    "INSERT INTO record_index (key, caller, id, created_at, sector)
+                     VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
                 )?;
                 let mut new = 0;
                 for r in records {
-                    new += insert.execute(params![
-                        r.key,
-                        r.caller,
-                        r.id,
-                        r.created_at,
-                        r.sector,
-                        r.metadata
-                    ])?;
+                    new +=
+                        insert.execute(params![r.key, r.caller, r.id, r.created_at, r.sector])?;
                 }
                 Ok(new)
+            })
+            .await
+    }
+
+    async fn remove(&self, key: &str, ids: Vec<String>) -> Result<()> {
+        let key = key.to_owned();
+        self.0
+            .write(move |db| {
+                let sql = "DELETE FROM record_index WHERE key = ?1 AND id = ?2";
+                let mut delete = db.prepare_cached(sql)?;
+                for id in ids {
+                    delete.execute([&key, &id])?;
+                }
+                Ok(())
             })
             .await
     }
