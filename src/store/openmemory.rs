@@ -17,6 +17,7 @@ mod change;
 mod field;
 mod find;
 mod legacy;
+mod probe;
 mod record_index;
 mod records;
 mod tier_records;
@@ -43,6 +44,7 @@ use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
 use crate::domain::profile::{ConversationState, UniversalProfile};
 use crate::domain::tiers::{Greeted, Learned, NewGreeting, Renamed, Tiers};
+use probe::Probe;
 use records::{
     MemoryRecord, Metadata, TAG, content, is_legacy, legacy_memory, memories_key, profile_key,
     state_key,
@@ -72,8 +74,7 @@ impl From<OpenMemoryError> for StoreError {
 pub struct OpenMemoryStore {
     client: OpenMemory,
     index: Arc<dyn RecordIndex>,
-    /// `None` until the server has told.
-    generation: RwLock<Option<Generation>>,
+    probe: Probe,
     locks: Box<[Mutex<()>]>,
     requests: Semaphore,
     memory_requests: Semaphore,
@@ -94,33 +95,12 @@ impl OpenMemoryStore {
         Self {
             client,
             index,
-            generation: RwLock::new(None),
+            probe: Probe::default(),
             locks: std::iter::repeat_with(Mutex::default).take(LOCKS).collect(),
             requests: Semaphore::new(CONCURRENT_REQUESTS),
             memory_requests: Semaphore::new(CONCURRENT_MEMORY_REQUESTS),
             writes: Semaphore::new(CONCURRENT_WRITES),
         }
-    }
-
-    /// Which generation the server is of.
-    ///
-    /// # Errors
-    /// If it cannot be asked.
-    pub async fn generation(&self) -> Result<Generation> {
-        if let Some(known) = *self.generation.read().await {
-            return Ok(known);
-        }
-        let mut generation = self.generation.write().await;
-        if let Some(known) = *generation {
-            return Ok(known);
-        }
-        let found = self.client.generation().await?;
-        tracing::info!("OpenMemory is connected ({found})");
-        if found == Generation::Second {
-            self.catch_up().await?;
-        }
-        *generation = Some(found);
-        Ok(found)
     }
 
     async fn lock(&self, caller: &CallerId) -> MutexGuard<'_, ()> {
@@ -165,14 +145,6 @@ impl OpenMemoryStore {
         let _permit = permit(&self.writes).await?;
         let updated = self.client.update(id, &value).await;
         self.noticed(updated).await
-    }
-
-    /// A server that was upgraded under us is asked for its generation anew.
-    async fn noticed<T>(&self, result: std::result::Result<T, OpenMemoryError>) -> Result<T> {
-        if let Err(OpenMemoryError::TenantMismatch) = &result {
-            *self.generation.write().await = None;
-        }
-        Ok(result?)
     }
 
     async fn profile_record(&self, caller: &CallerId) -> Result<Option<Found<ProfileRecord>>> {

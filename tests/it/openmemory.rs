@@ -668,3 +668,49 @@ async fn what_was_deleted_on_the_server_is_found_no_more() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_server_that_hangs_at_the_start_is_asked_once_for_all_who_wait() {
+    for generation in BOTH {
+        let server = OpenMemoryStandIn::start(generation).await;
+        server.set_trouble(Trouble::Hangs);
+        let url = server.url();
+        let settings: [(&'static str, &str); 3] = [
+            ("OPENMEMORY_PORT", &url),
+            ("OPENMEMORY_KEY", KEY),
+            ("CLIENT_DATA_DEADLINE_MS", "400"),
+        ];
+        let service = Service::start_with(&settings).await;
+        let callers: Vec<String> = (0..20).map(|i| format!("+1612557{i:04}")).collect();
+        let rings = callers.iter().map(|caller| service.ring(caller, AGENT));
+        futures_util::future::join_all(rings).await;
+        until("the end of all reads", async || {
+            service
+                .log()
+                .matches("HTTP error querying universal profile")
+                .count()
+                >= callers.len()
+        })
+        .await;
+        assert!(server.requests() <= 2, "{} requests", server.requests());
+
+        // Known to hang, it keeps no ring waiting for a while.
+        let mut caller = 0;
+        until("a ring that is told at once", async || {
+            caller += 1;
+            service.ring(&format!("+1612558{caller:04}"), AGENT).await;
+            let page = service.metrics().await;
+            page.contains("elaoms_client_data_duration_seconds_count{outcome=\"error\"}")
+                && service
+                    .metric("elaoms_client_data_duration_seconds_count{outcome=\"error\"}")
+                    .await
+                    > 0.0
+        })
+        .await;
+
+        server.set_trouble(Trouble::None);
+        let said = call("conv_1", AGENT, CALLER).caller("My name is Nora.");
+        service.end_call_and_settle(&said).await;
+        assert_eq!(service.caller(CALLER).await["name"], "Nora");
+    }
+}
