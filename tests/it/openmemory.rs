@@ -714,3 +714,36 @@ async fn a_server_that_hangs_at_the_start_is_asked_once_for_all_who_wait() {
         assert_eq!(service.caller(CALLER).await["name"], "Nora");
     }
 }
+
+/// In the guide's first phase both systems may have stored the same call.
+#[tokio::test]
+async fn a_call_that_both_systems_saw_is_migrated_once() {
+    for generation in BOTH {
+        let (server, mut service) = start(generation).await;
+        for id in ["old_1", "conv_1", "conv_2"] {
+            let metadata = json!({"user_id": CALLER, "conversation_id": id});
+            server.add_legacy(CALLER, &format!("I like roses, {id}."), metadata);
+        }
+        let first = call("conv_1", AGENT, CALLER).caller("I like roses.");
+        service.end_call_and_settle(&first).await;
+        service.terminate().await;
+        let (status, text) = service.run(&["migrate", CALLER]).await;
+        assert_eq!(status, 0, "{text}");
+        service.respawn().await;
+        assert_eq!(service.caller(CALLER).await["total_interactions"], 3);
+
+        // Delivered late, it is learned, and not counted again.
+        let second = call("conv_2", AGENT, CALLER)
+            .caller("And tulips.")
+            .later(60);
+        service.end_call_and_settle(&second).await;
+        let shown = service.caller(CALLER).await;
+        assert_eq!(shown["total_interactions"], 3);
+        assert_eq!(shown["agents"][AGENT]["conversation_count"], 2);
+        let third = call("conv_3", AGENT, CALLER)
+            .caller("And violets.")
+            .later(120);
+        service.end_call_and_settle(&third).await;
+        assert_eq!(service.caller(CALLER).await["total_interactions"], 4);
+    }
+}

@@ -56,7 +56,10 @@ pub(super) async fn learn(store: &OpenMemoryStore, learning: &Learning) -> Resul
             "OpenMemory has lost a profile that it stored".into(),
         ));
     };
-    let profile = UniversalProfile::after_call(record.known(caller), learning);
+    let mut profile = UniversalProfile::after_call(record.known(caller), learning);
+    if record.has_legacy_call(&mark) {
+        profile.total_interactions = profile.total_interactions.saturating_sub(1);
+    }
     record.set(&profile);
     record.note_learned(&mark);
     record.add_agent(agent);

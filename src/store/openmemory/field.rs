@@ -77,11 +77,15 @@ impl Texts {
         if self.has(text) {
             return;
         }
-        let mut entries = self.get().cloned().unwrap_or_default();
-        entries.push(Field::Read(text.to_owned()));
-        let surplus = entries.len().saturating_sub(most);
-        entries.drain(..surplus);
-        self.set(name, entries, others);
+        let entry = Field::Read(text.to_owned());
+        match self {
+            Self::Read(entries) => {
+                entries.push(entry);
+                let surplus = entries.len().saturating_sub(most);
+                entries.drain(..surplus);
+            }
+            Self::Unread(_) => self.set(name, vec![entry], others),
+        }
     }
 
     pub fn remove(&mut self, text: &str) {

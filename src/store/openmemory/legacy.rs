@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rustc_hash::FxHashMap;
 
 use super::*;
-use crate::domain::legacy::{self, LegacyMemory};
+use crate::domain::legacy::{self, LegacyMemory, LegacyProfile};
 
 impl OpenMemoryStore {
     /// The legacy profiles of these callers, or of all, in their order. Callers
@@ -18,7 +18,7 @@ impl OpenMemoryStore {
     pub async fn legacy_profiles(
         &self,
         callers: Option<&[CallerId]>,
-    ) -> Result<Vec<UniversalProfile>> {
+    ) -> Result<Vec<LegacyProfile>> {
         let mut memories: FxHashMap<CallerId, Vec<LegacyMemory>> = FxHashMap::default();
         match (self.generation().await?, callers) {
             (Generation::First, Some(callers)) => {
@@ -51,11 +51,11 @@ impl OpenMemoryStore {
                 .await?;
             }
         }
-        let mut profiles: Vec<UniversalProfile> = memories
+        let mut profiles: Vec<LegacyProfile> = memories
             .iter()
-            .filter_map(|(caller, memories)| legacy::profile_of(caller, memories))
+            .filter_map(|(caller, memories)| LegacyProfile::of(caller, memories))
             .collect();
-        profiles.sort_by(|a, b| a.phone_number.cmp(&b.phone_number));
+        profiles.sort_by(|a, b| a.profile.phone_number.cmp(&b.profile.phone_number));
         Ok(profiles)
     }
 }
@@ -74,12 +74,13 @@ pub enum Adopted {
 impl OpenMemoryStore {
     /// Makes a legacy profile the caller's Tier 1, or completes the one that
     /// is there: with its name if none is known, its earlier beginning, and its
-    /// calls. Once for each caller, however often it is asked.
+    /// calls. Once for each caller, however often it is asked; a call that both
+    /// systems saw counts once, also if it is still to be learned.
     ///
     /// # Errors
     /// If the server fails.
-    pub async fn adopt(&self, legacy: &UniversalProfile, dry_run: bool) -> Result<Adopted> {
-        let caller = &legacy.phone_number;
+    pub async fn adopt(&self, legacy: &LegacyProfile, dry_run: bool) -> Result<Adopted> {
+        let caller = &legacy.profile.phone_number;
         let _lock = self.lock(caller).await;
         let known = self.profile_record(caller).await?;
         let adopted = match &known {
@@ -94,21 +95,24 @@ impl OpenMemoryStore {
         self.note_uncertain(caller).await?;
         let (id, mut record) = match known {
             Some(found) => (Some(found.id), found.value),
-            None => (None, ProfileRecord::new(caller, legacy.first_seen)),
+            None => (None, ProfileRecord::new(caller, legacy.profile.first_seen)),
         };
-        let known = record.profile(caller);
-        let profile = UniversalProfile {
-            phone_number: caller.clone(),
-            name: known.name.or_else(|| legacy.name.clone()),
-            first_seen: known.first_seen.min(legacy.first_seen),
-            total_interactions: known.total_interactions + legacy.total_interactions,
-        };
-        record.set(&profile);
+        record.set(&completed(&record, legacy));
         record.set_legacy();
+        for conversation in &legacy.conversations {
+            record.note_legacy_call(&call_mark(conversation));
+        }
         self.save_profile(id, record).await?;
         self.forget_uncertain(caller).await?;
         Ok(adopted)
     }
+}
+
+/// What a record and the legacy system know together.
+fn completed(record: &ProfileRecord, legacy: &LegacyProfile) -> UniversalProfile {
+    let known = record.profile(&legacy.profile.phone_number);
+    let learned: FxHashSet<String> = record.learned().into_iter().collect();
+    legacy.complete(known, |call| learned.contains(&call_mark(call)))
 }
 
 /// A record that is none of ours.

@@ -33,6 +33,8 @@ pub(super) struct ProfileRecord {
     pending: Texts,
     /// True once the caller's legacy calls are counted in it.
     legacy: Field<bool>,
+    /// Which calls those were.
+    legacy_calls: Texts,
     /// True until the first call is counted.
     provisional: Field<bool>,
     #[serde(flatten)]
@@ -89,6 +91,17 @@ impl ProfileRecord {
 
     pub fn set_legacy(&mut self) {
         self.legacy.set("legacy", true, &mut self.others);
+    }
+
+    /// Whether this call was counted with the caller's legacy calls.
+    pub fn has_legacy_call(&self, mark: &str) -> bool {
+        self.legacy_calls.has(mark)
+    }
+
+    /// Notes a call that is counted with the legacy calls.
+    pub fn note_legacy_call(&mut self, mark: &str) {
+        self.legacy_calls
+            .add("legacy_calls", mark, MAX_LEARNED, &mut self.others);
     }
 
     pub fn has_learned(&self, mark: &str) -> bool {
