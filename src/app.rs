@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::actors::{ActorSystem, StartError, Stuck, SystemOptions};
 use crate::clients::{ElevenLabs, OpenAi, OpenMemory};
 use crate::compute::Compute;
-use crate::config::Config;
+use crate::config::{Config, Services};
 use crate::http::{self, AdminState, OpsState, PublicState};
 use crate::metric_definitions::Metrics;
 use crate::store::{
@@ -76,7 +76,7 @@ impl App {
         let metrics = Arc::new(metrics);
         let database = SqliteDatabase::open(&services.database)?;
         let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::new(database.clone()));
-        let store = memory_store(services.openmemory, &database)?;
+        let store = memory_store(&services, &database)?;
         // Beside the start: the store may be down, or have an index to rebuild.
         let described = Arc::clone(&store);
         tokio::spawn(async move {
@@ -199,11 +199,12 @@ impl App {
 /// # Errors
 /// If no TLS can be set up.
 pub fn memory_store(
-    openmemory: Option<(String, Option<SecretString>)>,
+    services: &Services,
     database: &SqliteDatabase,
 ) -> Result<Arc<dyn MemoryStore>, reqwest::Error> {
-    Ok(match openmemory {
-        Some((url, key)) => Arc::new(openmemory_store(url, key, database)?),
+    Ok(match services.openmemory.clone() {
+        Some((url, key)) if services.two_tier => Arc::new(openmemory_store(url, key, database)?),
+        Some((url, key)) => Arc::new(openmemory_store(url, key, database)?.with_legacy_profiles()),
         None => Arc::new(SqliteMemoryStore::new(database.clone())),
     })
 }

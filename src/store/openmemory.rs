@@ -46,8 +46,8 @@ use crate::domain::profile::{ConversationState, UniversalProfile};
 use crate::domain::tiers::{Greeted, Learned, NewGreeting, Renamed, Tiers};
 use probe::Probe;
 use records::{
-    MemoryRecord, Metadata, TAG, content, is_legacy, legacy_memory, memories_key, profile_key,
-    state_key,
+    MemoryRecord, Metadata, TAG, content, is_legacy, legacy_caller, legacy_key, legacy_memory,
+    memories_key, profile_key, state_key,
 };
 use tier_records::{ProfileRecord, StateRecord};
 
@@ -75,6 +75,8 @@ pub struct OpenMemoryStore {
     client: OpenMemory,
     index: Arc<dyn RecordIndex>,
     probe: Probe,
+    /// Callers whose legacy memories are not migrated are known from them.
+    legacy_profiles: bool,
     locks: Box<[Mutex<()>]>,
     requests: Semaphore,
     memory_requests: Semaphore,
@@ -96,10 +98,22 @@ impl OpenMemoryStore {
             client,
             index,
             probe: Probe::default(),
+            legacy_profiles: false,
             locks: std::iter::repeat_with(Mutex::default).take(LOCKS).collect(),
             requests: Semaphore::new(CONCURRENT_REQUESTS),
             memory_requests: Semaphore::new(CONCURRENT_MEMORY_REQUESTS),
             writes: Semaphore::new(CONCURRENT_WRITES),
+        }
+    }
+
+    /// The store of a single tier (guide, Phase 1 and "Rollback Plan"): until
+    /// they are migrated, callers are known from their legacy memories, which
+    /// are read and left alone.
+    #[must_use]
+    pub fn with_legacy_profiles(self) -> Self {
+        Self {
+            legacy_profiles: true,
+            ..self
         }
     }
 
@@ -125,7 +139,7 @@ impl OpenMemoryStore {
                 Added::Stored { id, sector } => {
                     if generation == Generation::Second {
                         let created_at = Timestamp::now().as_millisecond();
-                        let record = indexed(metadata, id, sector, created_at);
+                        let record = IndexedRecord::of(metadata, id, sector, created_at);
                         self.index.insert(vec![record]).await?;
                     }
                     return Ok(());
@@ -197,7 +211,7 @@ impl OpenMemoryStore {
 
     /// A caller's memories in order, each once; this caller's alone.
     async fn memories_of(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>> {
-        let records = self.find_memories(&memories_key(caller), limit).await?;
+        let records = self.find_memories(caller, limit).await?;
         let mut memories: Vec<(i64, Memory)> = records
             .iter()
             .filter_map(|record| {
@@ -226,14 +240,13 @@ impl OpenMemoryStore {
 #[async_trait]
 impl MemoryStore for OpenMemoryStore {
     async fn tiers(&self, caller: &CallerId) -> Result<Tiers> {
-        let Some(found) = self.profile_record(caller).await? else {
-            return Ok(Tiers::default());
+        let record = self.profile_record(caller).await?.map(|f| f.value);
+        let states = match &record {
+            Some(record) => self.states_of(caller, record).await?,
+            None => Vec::new(),
         };
-        let states = self.states_of(caller, &found.value).await?;
-        Ok(Tiers {
-            profile: found.value.known(caller),
-            states,
-        })
+        let profile = self.shown(caller, record.as_ref()).await?;
+        Ok(Tiers { profile, states })
     }
 
     async fn learn(&self, learning: &Learning) -> Result<Learned> {
@@ -297,17 +310,6 @@ async fn permit(semaphore: &Semaphore) -> Result<tokio::sync::SemaphorePermit<'_
         .acquire()
         .await
         .map_err(|_| StoreError::Unavailable("the store is closed".into()))
-}
-
-/// What the index keeps of a record: where it is, not what it says.
-fn indexed(metadata: &Metadata, id: String, sector: String, created_at: i64) -> IndexedRecord {
-    IndexedRecord {
-        key: metadata.key(),
-        caller: metadata.caller().to_owned(),
-        id,
-        created_at,
-        sector,
-    }
 }
 
 fn to_json(metadata: &Metadata) -> Result<serde_json::Value> {

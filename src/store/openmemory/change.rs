@@ -12,8 +12,9 @@ pub(super) async fn learn(store: &OpenMemoryStore, learning: &Learning) -> Resul
     if let Some(found) = &known
         && found.value.has_learned(&mark)
     {
-        let profile = found.value.profile(caller);
-        let Some(state) = store.state_record(caller, agent).await? else {
+        let profile = store.shown(caller, Some(&found.value)).await?;
+        let state = store.state_record(caller, agent).await?;
+        let (Some(profile), Some(state)) = (profile, state) else {
             return Err(StoreError::Corrupt(
                 "a learned call belongs to somebody else".into(),
             ));
@@ -63,11 +64,12 @@ pub(super) async fn learn(store: &OpenMemoryStore, learning: &Learning) -> Resul
     record.set(&profile);
     record.note_learned(&mark);
     record.add_agent(agent);
+    let shown = store.shown(caller, Some(&record)).await?;
     store.update(&id, &Metadata::Profile(record)).await?;
     store.forget_uncertain(caller).await?;
     Ok(Learned {
         applied: true,
-        profile,
+        profile: shown.unwrap_or(profile),
         state,
     })
 }
@@ -86,9 +88,12 @@ pub(super) async fn store_greeting(
         return Ok(None);
     };
     let known = profile.value.profile(&new.caller);
-    let greeted = Greeted::by(known, state.value.state(), new);
+    let mut greeted = Greeted::by(known, state.value.state(), new);
+    profile.value.set(&greeted.profile);
+    if let Some(shown) = store.shown(&new.caller, Some(&profile.value)).await? {
+        greeted.profile = shown;
+    }
     if greeted.named {
-        profile.value.set(&greeted.profile);
         store
             .update(&profile.id, &Metadata::Profile(profile.value))
             .await?;
@@ -123,8 +128,11 @@ pub(super) async fn rename(
             found.push(state);
         }
     }
-    let renamed = Renamed::to(name, record.profile(caller), states);
+    let mut renamed = Renamed::to(name, record.profile(caller), states);
     record.set(&renamed.profile);
+    if let Some(shown) = store.shown(caller, Some(&record)).await? {
+        renamed.profile = shown;
+    }
     store.update(&id, &Metadata::Profile(record)).await?;
     for ((agent, state), found) in renamed.states.iter().zip(found) {
         if renamed.changed.contains(agent) {

@@ -6,6 +6,8 @@ use super::*;
 
 /// Most records looked at for one tier.
 const TIER_RECORDS: usize = 10;
+/// Most records looked at for the legacy profile of a caller who rings.
+const LEGACY_RECORDS: usize = 2_000;
 /// Records in a page: one request, a few megabytes.
 const PAGE: usize = 500;
 /// How far the server's clock may be behind ours.
@@ -17,10 +19,38 @@ impl OpenMemoryStore {
         self.find(key, TIER_RECORDS, &self.requests).await
     }
 
-    /// The newest records that are no tier's, at most `limit` of them: ours
-    /// and the legacy system's.
-    pub(super) async fn find_memories(&self, key: &str, limit: usize) -> Result<Vec<Record>> {
-        self.find(key, limit, &self.memory_requests).await
+    /// The newest memories of a caller: ours, at most `limit` of them, and the
+    /// legacy system's.
+    pub(super) async fn find_memories(
+        &self,
+        caller: &CallerId,
+        limit: usize,
+    ) -> Result<Vec<Record>> {
+        let lane = &self.memory_requests;
+        let mut found = self.find(&memories_key(caller), limit, lane).await?;
+        if self.generation().await? == Generation::Second {
+            let key = legacy_key(caller);
+            found.extend(self.find_by_index(&key, limit, lane).await?);
+        }
+        Ok(found)
+    }
+
+    /// What the legacy system left of a caller who rings: of the newest
+    /// [`LEGACY_RECORDS`] records.
+    pub(super) async fn find_legacy(&self, caller: &CallerId) -> Result<Vec<Record>> {
+        let lane = &self.requests;
+        let mut found = match self.generation().await? {
+            Generation::First => {
+                let key = memories_key(caller);
+                self.find_by_user(&key, LEGACY_RECORDS, lane).await?
+            }
+            Generation::Second => {
+                let key = legacy_key(caller);
+                self.find_by_index(&key, LEGACY_RECORDS, lane).await?
+            }
+        };
+        found.retain(is_legacy);
+        Ok(found)
     }
 
     async fn find(&self, key: &str, limit: usize, lane: &Semaphore) -> Result<Vec<Record>> {
@@ -70,7 +100,7 @@ impl OpenMemoryStore {
         for (id, record) in records {
             match record {
                 // The index is only a list: what a record is, it says itself.
-                Some(record) if Metadata::of(&record).is_some_and(|m| m.key() == key) => {
+                Some(record) if IndexedRecord::of_record(&record).is_some_and(|r| r.key == key) => {
                     found.push(record);
                 }
                 Some(_) => {}
@@ -109,12 +139,8 @@ impl OpenMemoryStore {
         loop {
             let page = self.page(offset).await?;
             offset += page.len();
-            let ours = page.iter().filter_map(|record| {
-                let metadata = Metadata::of(record)?;
-                let (id, sector) = (record.id.clone(), record.primary_sector.clone());
-                Some(indexed(&metadata, id, sector, record.created_at))
-            });
-            let new = self.index.insert(ours.collect()).await?;
+            let records = page.iter().filter_map(IndexedRecord::of_record);
+            let new = self.index.insert(records.collect()).await?;
             count += new;
             if page.len() < PAGE || done(&page, new) {
                 return Ok(count);

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rustc_hash::FxHashMap;
 
 use super::*;
-use crate::domain::legacy::{self, LegacyMemory, LegacyProfile};
+use crate::domain::legacy::{LegacyMemory, LegacyProfile};
 
 impl OpenMemoryStore {
     /// The legacy profiles of these callers, or of all, in their order. Callers
@@ -20,10 +20,11 @@ impl OpenMemoryStore {
         callers: Option<&[CallerId]>,
     ) -> Result<Vec<LegacyProfile>> {
         let mut memories: FxHashMap<CallerId, Vec<LegacyMemory>> = FxHashMap::default();
-        match (self.generation().await?, callers) {
+        let generation = self.generation().await?;
+        match (generation, callers) {
             (Generation::First, Some(callers)) => {
                 for caller in callers {
-                    let found = self.find_memories(caller.as_str(), usize::MAX).await?;
+                    let found = self.find_memories(caller, usize::MAX).await?;
                     let found: Vec<LegacyMemory> = found.iter().filter_map(legacy).collect();
                     memories.insert(caller.clone(), found);
                 }
@@ -35,11 +36,13 @@ impl OpenMemoryStore {
                     for record in page {
                         let user = record.user_id.as_deref().unwrap_or_default();
                         // A user of the legacy system is its caller, in any
-                        // form; `user:…` are storage keys.
+                        // form; `user:…` are storage keys. In the second
+                        // generation all records have the tenant.
                         let caller = Some(user)
+                            .filter(|_| generation == Generation::First)
                             .filter(|u| !u.is_empty() && !u.starts_with("user:"))
                             .and_then(|u| CallerId::parse(u).ok())
-                            .or_else(|| legacy::caller_of(&record.metadata));
+                            .or_else(|| legacy_caller(record));
                         if let (Some(caller), Some(memory)) = (caller, legacy(record))
                             && wanted.as_ref().is_none_or(|w| w.contains(&caller))
                             && seen.insert(record.id.clone())
@@ -57,6 +60,44 @@ impl OpenMemoryStore {
             .collect();
         profiles.sort_by(|a, b| a.profile.phone_number.cmp(&b.profile.phone_number));
         Ok(profiles)
+    }
+}
+
+impl OpenMemoryStore {
+    /// The profile as it is shown: the record's, in a single tier completed
+    /// from legacy memories that are not migrated.
+    pub(super) async fn shown(
+        &self,
+        caller: &CallerId,
+        record: Option<&ProfileRecord>,
+    ) -> Result<Option<UniversalProfile>> {
+        let known = record.filter(|r| !r.is_provisional());
+        let migrated = record.is_some_and(ProfileRecord::has_legacy);
+        let legacy = if self.legacy_profiles && !migrated {
+            self.legacy_profile(caller).await?
+        } else {
+            None
+        };
+        Ok(match (known, legacy) {
+            (Some(record), Some(legacy)) => Some(completed(record, &legacy)),
+            (Some(record), None) => Some(record.profile(caller)),
+            (None, legacy) => legacy.map(|l| l.profile),
+        })
+    }
+
+    async fn legacy_profile(&self, caller: &CallerId) -> Result<Option<LegacyProfile>> {
+        let found = self.find_legacy(caller).await?;
+        if found.is_empty() {
+            return Ok(None);
+        }
+        let caller = caller.clone();
+        // A long history takes some milliseconds to read for a name.
+        let read = tokio::task::spawn_blocking(move || {
+            let memories: Vec<LegacyMemory> = found.iter().filter_map(legacy).collect();
+            LegacyProfile::of(&caller, &memories)
+        });
+        read.await
+            .map_err(|_| StoreError::Corrupt("legacy memories cannot be read".into()))
     }
 }
 

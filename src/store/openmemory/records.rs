@@ -15,6 +15,7 @@ use super::tier_records::{ProfileRecord, StateRecord};
 use crate::clients::Record;
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::{AgentId, ConversationId};
+use crate::domain::legacy;
 use crate::domain::memory::{FACT_SALIENCE, Memory, MemoryKind, Sector, TURN_SALIENCE};
 
 /// A tag of all our records.
@@ -33,6 +34,16 @@ pub(super) fn state_key(caller: &CallerId, agent: &AgentId) -> String {
 /// The key of a caller's memories: the caller, as the legacy system had it.
 pub(super) fn memories_key(caller: &CallerId) -> String {
     caller.as_str().to_owned()
+}
+
+/// The key of what the legacy system left of a caller, in the index alone.
+pub(super) fn legacy_key(caller: &CallerId) -> String {
+    format!("legacy:{}", caller.as_str())
+}
+
+/// Whose a record of the legacy system is, by its metadata.
+pub(super) fn legacy_caller(record: &Record) -> Option<CallerId> {
+    legacy::caller_of(&record.metadata).filter(|_| is_legacy(record))
 }
 
 /// Whether the legacy system wrote a record: nothing in it says that it is

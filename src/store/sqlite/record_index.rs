@@ -9,8 +9,9 @@ use super::rows::{self, first, millis, query};
 use crate::store::Result;
 use crate::store::openmemory::{IndexedRecord, RecordIndex};
 
-/// Stands for "everything was indexed once".
-const COMPLETE: &str = "";
+/// Stands for "everything was indexed once", with what the legacy system left.
+/// No caller has this id. (The empty one stood for our own records alone.)
+const COMPLETE: &str = "*";
 
 /// [`RecordIndex`] on SQLite.
 #[derive(Clone)]
