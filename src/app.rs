@@ -71,7 +71,7 @@ impl Parts {
         let database = SqliteDatabase::open(&services.database)?;
         let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::new(database.clone()));
         let register: Arc<dyn Register> = Arc::new(SqliteRegister::new(database.clone()));
-        let store = memory_store(services.openmemory.clone(), &database)?;
+        let store = memory_store(services, &database)?;
         // Beside the start: the store may be down, or have an index to rebuild.
         let described = Arc::clone(&store);
         tokio::spawn(async move {
@@ -290,11 +290,12 @@ impl App {
 /// # Errors
 /// If no TLS can be set up.
 pub fn memory_store(
-    openmemory: Option<(String, Option<SecretString>)>,
+    services: &Services,
     database: &SqliteDatabase,
 ) -> Result<Arc<dyn MemoryStore>, reqwest::Error> {
-    Ok(match openmemory {
-        Some((url, key)) => Arc::new(openmemory_store(url, key, database)?),
+    Ok(match services.openmemory.clone() {
+        Some((url, key)) if services.two_tier => Arc::new(openmemory_store(url, key, database)?),
+        Some((url, key)) => Arc::new(openmemory_store(url, key, database)?.with_legacy_profiles()),
         None => Arc::new(SqliteMemoryStore::new(database.clone())),
     })
 }

@@ -210,7 +210,7 @@ async fn memory(services: &Services) -> Outcome {
     let failed = |e: StoreError| (e.to_string(), REMEDY);
     let database = SqliteDatabase::open(&services.database).map_err(failed)?;
     let ledger = SqliteLedger::new(database.clone()).check_writable().await;
-    let store = memory_store(services.openmemory.clone(), &database)
+    let store = memory_store(services, &database)
         .map_err(|e| (e.to_string(), "check the system's TLS certificates"))?;
     let described = store.describe().await;
     let answers = store.check_writable().await;

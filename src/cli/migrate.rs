@@ -17,7 +17,7 @@ use super::refuse_config;
 use crate::app::openmemory_store;
 use crate::config::{Environment, Services};
 use crate::domain::caller_id::CallerId;
-use crate::domain::profile::UniversalProfile;
+use crate::domain::legacy::LegacyProfile;
 use crate::store::{Adopted, MemoryStore, OpenMemoryStore, SqliteDatabase, StoreError};
 
 /// Callers worked on at a time.
@@ -167,19 +167,19 @@ async fn legacy(arguments: &MigrateArguments, store: &OpenMemoryStore) -> Result
         Some(given.callers)
     };
     println!("Legacy memories are read from {}", store.describe().await);
-    let profiles = store
+    let found = store
         .legacy_profiles(wanted.as_deref())
         .await
         .map_err(|e| e.to_string())?;
     if let Some(wanted) = &wanted {
-        summary.without_memories = wanted.len() - profiles.len();
+        summary.without_memories = wanted.len() - found.len();
     }
-    let bar = progress(profiles.len());
-    let outcomes: Vec<(CallerId, Outcome)> = stream::iter(&profiles)
-        .map(async |profile| {
-            let outcome = adopt(store, profile, arguments.dry_run).await;
+    let bar = progress(found.len());
+    let outcomes: Vec<(CallerId, Outcome)> = stream::iter(&found)
+        .map(async |legacy| {
+            let outcome = adopt(store, legacy, arguments.dry_run).await;
             bar.inc(1);
-            (profile.phone_number.clone(), outcome)
+            (legacy.profile.phone_number.clone(), outcome)
         })
         .buffer_unordered(CONCURRENT)
         .collect()
@@ -192,9 +192,9 @@ async fn legacy(arguments: &MigrateArguments, store: &OpenMemoryStore) -> Result
     Ok(summary.failed.is_empty() && summary.unreadable == 0)
 }
 
-async fn adopt(store: &OpenMemoryStore, profile: &UniversalProfile, dry_run: bool) -> Outcome {
-    let named = profile.name.is_some();
-    match store.adopt(profile, dry_run).await {
+async fn adopt(store: &OpenMemoryStore, legacy: &LegacyProfile, dry_run: bool) -> Outcome {
+    let named = legacy.profile.name.is_some();
+    match store.adopt(legacy, dry_run).await {
         Ok(Adopted::New) => Outcome::Migrated { named },
         Ok(Adopted::Merged) => Outcome::Merged,
         Ok(Adopted::AlreadyThere) => Outcome::AlreadyThere,

@@ -56,6 +56,10 @@ pub enum OpenMemoryError {
     /// 403 `tenant_mismatch`: the server is of the second generation.
     #[error("OpenMemory refuses a user_id that is not its tenant")]
     TenantMismatch,
+    /// 404 in the server's own words. Anybody else's, such as a proxy's, says
+    /// nothing about the record.
+    #[error("OpenMemory has no such record")]
+    NotFound,
     /// Any other status.
     #[error("OpenMemory answers {0}")]
     Status(u16),
@@ -78,6 +82,9 @@ pub struct Record {
     /// As it was given, whole.
     #[serde(default)]
     pub metadata: Value,
+    /// As they were given, a list.
+    #[serde(default)]
+    pub tags: Value,
     /// Milliseconds since 1970.
     #[serde(default)]
     pub created_at: i64,
@@ -166,7 +173,7 @@ impl OpenMemory {
             .await
         {
             Ok(body) => record(body).map(Some),
-            Err(OpenMemoryError::Status(404)) => Ok(None),
+            Err(OpenMemoryError::NotFound) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -219,6 +226,19 @@ impl OpenMemory {
         }
     }
 
+    /// Deletes a record. False if it was gone already.
+    ///
+    /// # Errors
+    /// [`OpenMemoryError`]
+    pub async fn delete(&self, id: &str) -> Result<bool> {
+        let path = format!("/memory/{}", path_segment(id));
+        match self.request(Method::DELETE, &path, None).await {
+            Ok(_) => Ok(true),
+            Err(OpenMemoryError::NotFound) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn request(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
         let network = |e: reqwest::Error| OpenMemoryError::Network(describe(e));
         let timeout = if method == Method::GET {
@@ -248,8 +268,10 @@ impl OpenMemory {
         if status.is_success() {
             return body.ok_or(OpenMemoryError::Unexpected("the answer is not JSON"));
         }
-        let mismatch = body.is_some_and(|b| b["error"] == "tenant_mismatch");
+        let body = body.unwrap_or_default();
+        let mismatch = body["error"] == "tenant_mismatch";
         Err(match status {
+            StatusCode::NOT_FOUND if body["err"] == "nf" => OpenMemoryError::NotFound,
             StatusCode::FORBIDDEN if mismatch => OpenMemoryError::TenantMismatch,
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 OpenMemoryError::InvalidKey(status.as_u16())

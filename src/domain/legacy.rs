@@ -4,10 +4,12 @@
 //! metadata first, then "my name is …" in the caller's own memories.
 
 use jiff::Timestamp;
+use rustc_hash::FxHashSet;
 use serde_json::Value;
 
 use super::call_event::{Fact, Role, Turn};
 use super::caller_id::CallerId;
+use super::ids::ConversationId;
 use super::name::{self, CallerName};
 use super::profile::UniversalProfile;
 
@@ -36,50 +38,84 @@ pub fn caller_of(metadata: &Value) -> Option<CallerId> {
         .find_map(CallerId::parse_unmistakable)
 }
 
-/// The Tier 1 profile that a caller's legacy memories amount to, or `None`
-/// without any. Calls are counted as the legacy system counted them, or by
-/// their conversations, and never again.
-#[must_use]
-pub fn profile_of(caller: &CallerId, memories: &[LegacyMemory]) -> Option<UniversalProfile> {
-    let first_seen = memories.iter().map(|m| m.created_at).min()?;
-    Some(UniversalProfile {
-        phone_number: caller.clone(),
-        name: name_of(memories),
-        name_source: None,
-        first_seen,
-        total_interactions: interactions(memories),
-    })
+/// What a caller's legacy memories amount to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LegacyProfile {
+    /// As Tier 1. Calls are counted as the legacy system counted them, or by
+    /// their conversations.
+    pub profile: UniversalProfile,
+    /// The conversations that the legacy system knew, each once, oldest first.
+    pub conversations: Vec<ConversationId>,
 }
 
-fn interactions(memories: &[LegacyMemory]) -> u64 {
+impl LegacyProfile {
+    /// `None` without memories.
+    #[must_use]
+    pub fn of(caller: &CallerId, memories: &[LegacyMemory]) -> Option<Self> {
+        let mut oldest_first: Vec<&LegacyMemory> = memories.iter().collect();
+        oldest_first.sort_by_key(|m| m.created_at);
+        let conversations = conversations(&oldest_first);
+        Some(Self {
+            profile: UniversalProfile {
+                phone_number: caller.clone(),
+                name: name_of(&oldest_first),
+                name_source: None,
+                first_seen: oldest_first.first()?.created_at,
+                total_interactions: counter(memories).unwrap_or(conversations.len() as u64),
+            },
+            conversations,
+        })
+    }
+
+    /// `known` completed: with the name if it has none, the earlier beginning
+    /// and the calls, but for those that are counted in it already because
+    /// both systems saw them.
+    #[must_use]
+    pub fn complete(
+        &self,
+        known: UniversalProfile,
+        is_counted: impl Fn(&ConversationId) -> bool,
+    ) -> UniversalProfile {
+        let twice = self.conversations.iter().filter(|c| is_counted(c)).count() as u64;
+        let legacy = &self.profile;
+        UniversalProfile {
+            phone_number: known.phone_number,
+            name: known.name.or_else(|| legacy.name.clone()),
+            name_source: known.name_source,
+            first_seen: known.first_seen.min(legacy.first_seen),
+            total_interactions: known.total_interactions
+                + legacy.total_interactions.saturating_sub(twice),
+        }
+    }
+}
+
+/// The legacy system's own count of calls.
+fn counter(memories: &[LegacyMemory]) -> Option<u64> {
     let counted = ["total_interactions", "interaction_count", "total_calls"];
-    let stored = memories
+    let counts = memories.iter().flat_map(|m| {
+        counted
+            .iter()
+            .filter_map(|field| m.metadata[field].as_u64())
+    });
+    counts.max()
+}
+
+fn conversations(oldest_first: &[&LegacyMemory]) -> Vec<ConversationId> {
+    let mut seen = FxHashSet::default();
+    oldest_first
         .iter()
         .flat_map(|m| {
-            counted
+            CONVERSATION_FIELDS
                 .iter()
-                .filter_map(|field| m.metadata[field].as_u64())
+                .filter_map(|field| m.metadata[field].as_str())
         })
-        .max();
-    stored.unwrap_or_else(|| {
-        let mut conversations: Vec<&str> = memories
-            .iter()
-            .flat_map(|m| {
-                CONVERSATION_FIELDS
-                    .iter()
-                    .filter_map(|field| m.metadata[field].as_str())
-            })
-            .collect();
-        conversations.sort_unstable();
-        conversations.dedup();
-        conversations.len() as u64
-    })
+        .filter_map(|id| ConversationId::parse(id).ok())
+        .filter(|id| seen.insert(id.clone()))
+        .collect()
 }
 
 /// The earliest name decides: a household's second name never replaces the first.
-fn name_of(memories: &[LegacyMemory]) -> Option<CallerName> {
-    let mut oldest_first: Vec<&LegacyMemory> = memories.iter().collect();
-    oldest_first.sort_by_key(|m| m.created_at);
+fn name_of(oldest_first: &[&LegacyMemory]) -> Option<CallerName> {
     let facts: Vec<Fact> = oldest_first
         .iter()
         .flat_map(|m| facts_in(&m.metadata))
@@ -155,7 +191,11 @@ mod tests {
     }
 
     fn profile(memories: &[LegacyMemory]) -> UniversalProfile {
-        profile_of(&CallerId::parse("+16125550101").unwrap(), memories).unwrap()
+        legacy(memories).profile
+    }
+
+    fn legacy(memories: &[LegacyMemory]) -> LegacyProfile {
+        LegacyProfile::of(&CallerId::parse("+16125550101").unwrap(), memories).unwrap()
     }
 
     #[test]
@@ -186,8 +226,25 @@ mod tests {
         let counted = memory("x", json!({"total_interactions": 7}), 4);
         assert_eq!(profile(&[call("a", 1), counted]).total_interactions, 7);
         assert_eq!(
-            profile_of(&CallerId::parse("+16125550101").unwrap(), &[]),
+            LegacyProfile::of(&CallerId::parse("+16125550101").unwrap(), &[]),
             None
         );
+    }
+
+    #[test]
+    fn a_call_that_both_systems_saw_is_counted_once() {
+        let call = |id: &str, second| memory("x", json!({"conversation_id": id}), second);
+        let known = UniversalProfile {
+            total_interactions: 2,
+            ..profile(&[call("b", 20)])
+        };
+        let total = |memories: &[LegacyMemory]| {
+            let completed = legacy(memories).complete(known.clone(), |c| c.as_str() == "b");
+            assert_eq!(completed.first_seen.as_second(), 10);
+            completed.total_interactions
+        };
+        assert_eq!(total(&[call("a", 10), call("b", 20)]), 3);
+        let counted = memory("x", json!({"total_interactions": 7}), 10);
+        assert_eq!(total(&[call("b", 20), counted]), 8);
     }
 }

@@ -130,7 +130,8 @@ fn name_of(profile: Option<&UniversalProfile>) -> Option<&str> {
 fn summary(profile: &UniversalProfile) -> String {
     let who = profile.name.as_ref().map_or("The caller", |n| n.as_str());
     let times = match profile.total_interactions {
-        1 => "once".to_owned(),
+        // Legacy memories may not tell their calls; somebody has called.
+        0 | 1 => "once".to_owned(),
         n => format!("{n} times"),
     };
     format!(
@@ -302,6 +303,14 @@ mod tests {
                 "conversation_config_override": {"agent": {
                     "first_message": "Hello Nora, this is Margaret. How can I help you today?"}},
             })
+        );
+        let uncounted = UniversalProfile {
+            total_interactions: 0,
+            ..profile(Some("Nora"))
+        };
+        assert_eq!(
+            summary(&uncounted),
+            "Nora has called once since 1970-01-01."
         );
         let nameless = profile(None);
         let (_, unnamed) = personalize_single_tier(Some(&nameless), None, Some(&margaret));

@@ -10,14 +10,18 @@
 //!   offered again with another content.
 //! - The first generation is asked by user id. In the second all records have
 //!   one tenant: they are found by the ids that the [`RecordIndex`] keeps,
-//!   which can be rebuilt from the server.
+//!   which can be rebuilt from the server. What a record says is always read
+//!   from the server: what was deleted there is nowhere else.
 
 mod change;
 mod erase;
+mod field;
 mod find;
 mod legacy;
+mod probe;
 mod record_index;
 mod records;
+mod tier_records;
 mod transfer;
 
 pub use legacy::Adopted;
@@ -41,15 +45,20 @@ use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
 use crate::domain::profile::{ConversationState, UniversalProfile};
 use crate::domain::tiers::{Greeted, Learned, NewGreeting, Renamed, Tiers};
+use probe::Probe;
 use records::{
-    MemoryRecord, Metadata, ProfileRecord, StateRecord, content, legacy_memory, memories_key, note,
-    profile_key, state_key,
+    MemoryRecord, Metadata, TAG, content, is_legacy, legacy_caller, legacy_key, legacy_memory,
+    memories_key, profile_key, state_key,
 };
+use tier_records::{ProfileRecord, StateRecord};
 
 /// Changes of one caller exclude each other; callers share so many locks.
 const LOCKS: usize = 256;
 /// Reads under way at a time: the server is often a small one.
 const CONCURRENT_REQUESTS: usize = 16;
+/// Reads of memories under way at a time, beside the others: however many
+/// memories one caller has, no ring waits behind them.
+const CONCURRENT_MEMORY_REQUESTS: usize = 8;
 /// Changes under way at a time. The server makes them one after the other in
 /// any case; waiting here does not count against their time-out.
 const CONCURRENT_WRITES: usize = 1;
@@ -66,10 +75,12 @@ impl From<OpenMemoryError> for StoreError {
 pub struct OpenMemoryStore {
     client: OpenMemory,
     index: Arc<dyn RecordIndex>,
-    /// `None` until the server has told.
-    generation: RwLock<Option<Generation>>,
+    probe: Probe,
+    /// Callers whose legacy memories are not migrated are known from them.
+    legacy_profiles: bool,
     locks: Box<[Mutex<()>]>,
     requests: Semaphore,
+    memory_requests: Semaphore,
     writes: Semaphore,
 }
 
@@ -87,32 +98,24 @@ impl OpenMemoryStore {
         Self {
             client,
             index,
-            generation: RwLock::new(None),
+            probe: Probe::default(),
+            legacy_profiles: false,
             locks: std::iter::repeat_with(Mutex::default).take(LOCKS).collect(),
             requests: Semaphore::new(CONCURRENT_REQUESTS),
+            memory_requests: Semaphore::new(CONCURRENT_MEMORY_REQUESTS),
             writes: Semaphore::new(CONCURRENT_WRITES),
         }
     }
 
-    /// Which generation the server is of.
-    ///
-    /// # Errors
-    /// If it cannot be asked.
-    pub async fn generation(&self) -> Result<Generation> {
-        if let Some(known) = *self.generation.read().await {
-            return Ok(known);
+    /// The store of a single tier (guide, Phase 1 and "Rollback Plan"): until
+    /// they are migrated, callers are known from their legacy memories, which
+    /// are read and left alone.
+    #[must_use]
+    pub fn with_legacy_profiles(self) -> Self {
+        Self {
+            legacy_profiles: true,
+            ..self
         }
-        let mut generation = self.generation.write().await;
-        if let Some(known) = *generation {
-            return Ok(known);
-        }
-        let found = self.client.generation().await?;
-        tracing::info!("OpenMemory is connected ({found})");
-        if found == Generation::Second {
-            self.catch_up().await?;
-        }
-        *generation = Some(found);
-        Ok(found)
     }
 
     async fn lock(&self, caller: &CallerId) -> MutexGuard<'_, ()> {
@@ -123,21 +126,21 @@ impl OpenMemoryStore {
     /// Adds a record under a key, however often its content is refused.
     async fn add(&self, metadata: &Metadata, text: &str, unique: &str) -> Result<()> {
         let generation = self.generation().await?;
-        let user = (generation == Generation::First).then(|| metadata.key().to_owned());
+        let user = (generation == Generation::First).then(|| metadata.key());
         let value = to_json(metadata)?;
         for attempt in 0..ATTEMPTS {
             let content = content(text, unique, attempt);
             let added = {
                 let _permit = permit(&self.writes).await?;
                 self.client
-                    .add(user.as_deref(), &content, &["elaoms"], &value)
+                    .add(user.as_deref(), &content, &[TAG], &value)
                     .await
             };
             match self.noticed(added).await? {
                 Added::Stored { id, sector } => {
                     if generation == Generation::Second {
                         let created_at = Timestamp::now().as_millisecond();
-                        let record = indexed(metadata, id, sector, created_at, &value);
+                        let record = IndexedRecord::of(metadata, id, sector, created_at);
                         self.index.insert(vec![record]).await?;
                     }
                     return Ok(());
@@ -159,28 +162,18 @@ impl OpenMemoryStore {
         self.noticed(updated).await
     }
 
-    /// A server that was upgraded under us is asked for its generation anew.
-    async fn noticed<T>(&self, result: std::result::Result<T, OpenMemoryError>) -> Result<T> {
-        if let Err(OpenMemoryError::TenantMismatch) = &result {
-            *self.generation.write().await = None;
-        }
-        Ok(result?)
-    }
-
     async fn profile_record(&self, caller: &CallerId) -> Result<Option<Found<ProfileRecord>>> {
-        let records = self.find(&profile_key(caller), 10).await?;
+        let records = self.find_tier(&profile_key(caller)).await?;
         let found = records
             .into_iter()
             .filter_map(|record| match Metadata::of(&record) {
-                Some(Metadata::Profile(value)) if value.caller == caller.as_str() => Some(Found {
+                Some(Metadata::Profile(value)) if value.is_of(caller) => Some(Found {
                     id: record.id,
                     value,
                 }),
                 _ => None,
             });
-        Ok(present_of(found, |value| {
-            (value.total_interactions, value.learned.len())
-        }))
+        Ok(present_of(found, ProfileRecord::rank))
     }
 
     async fn state_record(
@@ -188,23 +181,17 @@ impl OpenMemoryStore {
         caller: &CallerId,
         agent: &AgentId,
     ) -> Result<Option<Found<StateRecord>>> {
-        let records = self.find(&state_key(caller, agent), 10).await?;
+        let records = self.find_tier(&state_key(caller, agent)).await?;
         let found = records
             .into_iter()
             .filter_map(|record| match Metadata::of(&record) {
-                Some(Metadata::State(value))
-                    if value.caller == caller.as_str() && value.agent == agent.as_str() =>
-                {
-                    Some(Found {
-                        id: record.id,
-                        value,
-                    })
-                }
+                Some(Metadata::State(value)) if value.is_of(caller, agent) => Some(Found {
+                    id: record.id,
+                    value,
+                }),
                 _ => None,
             });
-        Ok(present_of(found, |value| {
-            (value.conversation_count, value.learned.len())
-        }))
+        Ok(present_of(found, StateRecord::rank))
     }
 
     async fn states_of(
@@ -225,16 +212,16 @@ impl OpenMemoryStore {
 
     /// A caller's memories in order, each once; this caller's alone.
     async fn memories_of(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>> {
-        let records = self.find(&memories_key(caller), limit).await?;
+        let records = self.find_memories(caller, limit).await?;
         let mut memories: Vec<(i64, Memory)> = records
             .iter()
             .filter_map(|record| {
                 let memory = match Metadata::of(record) {
-                    Some(Metadata::Memory(value)) if value.caller == caller.as_str() => {
+                    Some(Metadata::Memory(value)) if value.is_of(caller) => {
                         value.memory(&record.primary_sector)
                     }
-                    Some(_) => None,
-                    None => legacy_memory(record),
+                    None if is_legacy(record) => legacy_memory(record),
+                    _ => None,
                 }?;
                 Some((record.created_at, memory))
             })
@@ -254,14 +241,13 @@ impl OpenMemoryStore {
 #[async_trait]
 impl MemoryStore for OpenMemoryStore {
     async fn tiers(&self, caller: &CallerId) -> Result<Tiers> {
-        let Some(found) = self.profile_record(caller).await? else {
-            return Ok(Tiers::default());
+        let record = self.profile_record(caller).await?.map(|f| f.value);
+        let states = match &record {
+            Some(record) => self.states_of(caller, record).await?,
+            None => Vec::new(),
         };
-        let states = self.states_of(caller, &found.value).await?;
-        Ok(Tiers {
-            profile: found.value.profile().filter(|_| !found.value.provisional),
-            states,
-        })
+        let profile = self.shown(caller, record.as_ref()).await?;
+        Ok(Tiers { profile, states })
     }
 
     async fn learn(&self, learning: &Learning) -> Result<Learned> {
@@ -342,25 +328,6 @@ async fn permit(semaphore: &Semaphore) -> Result<tokio::sync::SemaphorePermit<'_
         .acquire()
         .await
         .map_err(|_| StoreError::Unavailable("the store is closed".into()))
-}
-
-/// What the index keeps of a record. A memory never changes, so that it need
-/// not be fetched again.
-fn indexed(
-    metadata: &Metadata,
-    id: String,
-    sector: String,
-    created_at: i64,
-    value: &serde_json::Value,
-) -> IndexedRecord {
-    IndexedRecord {
-        key: metadata.key().to_owned(),
-        caller: metadata.caller().to_owned(),
-        id,
-        created_at,
-        sector,
-        metadata: matches!(metadata, Metadata::Memory(_)).then(|| value.to_string()),
-    }
 }
 
 fn to_json(metadata: &Metadata) -> Result<serde_json::Value> {

@@ -34,6 +34,7 @@ struct Stored {
     metadata: Value,
     tags: Value,
     created_at: i64,
+    deleted: bool,
 }
 
 /// What the server does instead of answering well.
@@ -110,6 +111,10 @@ impl OpenMemoryStandIn {
             .then(async |id: String, state, key, body: Value| {
                 answer(state, key, move |s| s.patch(&id, &body)).await
             });
+        let delete = path!("memory" / String)
+            .and(warp::delete())
+            .and(shared.clone())
+            .then(async |id: String, state, key| answer(state, key, move |s| s.remove(&id)).await);
         let user = path!("users" / String / "memories")
             .and(warp::get())
             .and(shared)
@@ -125,6 +130,8 @@ impl OpenMemoryStandIn {
             .or(get)
             .unify()
             .or(patch)
+            .unify()
+            .or(delete)
             .unify()
             .boxed();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -148,7 +155,35 @@ impl OpenMemoryStandIn {
 
     /// How many records the server holds.
     pub fn len(&self) -> usize {
-        self.state.lock().unwrap().records.len()
+        let state = self.state.lock().unwrap();
+        state.records.iter().filter(|r| !r.deleted).count()
+    }
+
+    /// The metadata of the records of ours that are of this kind.
+    pub fn metadata(&self, kind: &str) -> Vec<Value> {
+        let state = self.state.lock().unwrap();
+        let metadata = state.records.iter().map(|r| r.metadata.clone());
+        metadata.filter(|m| m["elaoms"] == kind).collect()
+    }
+
+    /// Changes the metadata of the records of ours that are of this kind, as
+    /// an operator or another program may.
+    pub fn edit(&self, kind: &str, change: impl Fn(&mut Value)) {
+        let mut state = self.state.lock().unwrap();
+        let metadata = state.records.iter_mut().map(|r| &mut r.metadata);
+        metadata.filter(|m| m["elaoms"] == kind).for_each(change);
+    }
+
+    /// Deletes the records with this metadata, as an operator may.
+    pub fn delete(&self, is_wanted: impl Fn(&Value) -> bool) {
+        let mut state = self.state.lock().unwrap();
+        let wanted = state.records.iter_mut().filter(|r| is_wanted(&r.metadata));
+        wanted.for_each(|record| record.deleted = true);
+    }
+
+    /// How many requests were made so far.
+    pub fn requests(&self) -> u64 {
+        self.state.lock().unwrap().requests
     }
 
     /// Puts a record of the legacy system in place, as if none had looked like it.
@@ -260,14 +295,15 @@ impl State {
             metadata,
             tags,
             created_at: Timestamp::now().as_millisecond(),
+            deleted: false,
         });
         id
     }
 
     fn get(&self, id: &str) -> Answer {
         match position_of(id).and_then(|i| self.records.get(i)) {
-            Some(record) => (200, shown(record)),
-            None => (404, json!({"err": "nf"})),
+            Some(record) if !record.deleted => (200, shown(record)),
+            _ => (404, json!({"err": "nf"})),
         }
     }
 
@@ -275,13 +311,24 @@ impl State {
         if let Err(refusal) = self.user_of(body["user_id"].as_str()) {
             return refusal;
         }
-        let Some(record) = position_of(id).and_then(|i| self.records.get_mut(i)) else {
+        let found = position_of(id).and_then(|i| self.records.get_mut(i));
+        let Some(record) = found.filter(|r| !r.deleted) else {
             return (404, json!({"err": "nf"}));
         };
         if !body["metadata"].is_null() {
             record.metadata = body["metadata"].clone();
         }
         (200, json!({"id": id, "updated": true}))
+    }
+
+    fn remove(&mut self, id: &str) -> Answer {
+        match position_of(id).and_then(|i| self.records.get_mut(i)) {
+            Some(record) if !record.deleted => {
+                record.deleted = true;
+                (200, json!({"ok": true}))
+            }
+            _ => (404, json!({"err": "nf"})),
+        }
     }
 
     fn all(&self, query: &str) -> Answer {
@@ -321,6 +368,7 @@ impl State {
         let number = |name, default| parameter(query, name).map_or(default, |n| n.parse().unwrap());
         let (limit, offset) = (number("l", 100), number("u", 0));
         newest_first
+            .filter(|i| !self.records[*i].deleted)
             .skip(offset)
             .take(limit)
             .map(|i| shown(&self.records[i]))

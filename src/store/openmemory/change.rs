@@ -7,16 +7,17 @@ pub(super) async fn learn(store: &OpenMemoryStore, learning: &Learning) -> Resul
     let (caller, agent) = (&learning.caller, &learning.agent);
     let _lock = store.lock(caller).await;
     let mark = call_mark(&learning.conversation_id);
+    if store.index.is_erased(&mark).await? {
+        return Err(StoreError::Erased);
+    }
     store.settle_uncertain(caller).await?;
     let known = store.profile_record(caller).await?;
     if let Some(found) = &known
-        && found.value.learned.contains(&mark)
+        && found.value.has_learned(&mark)
     {
-        let state = store
-            .state_record(caller, agent)
-            .await?
-            .map(|f| f.value.state());
-        let (Some(profile), Some(state)) = (found.value.profile(), state) else {
+        let profile = store.shown(caller, Some(&found.value)).await?;
+        let state = store.state_record(caller, agent).await?;
+        let (Some(profile), Some(state)) = (profile, state) else {
             return Err(StoreError::Corrupt(
                 "a learned call belongs to somebody else".into(),
             ));
@@ -24,7 +25,7 @@ pub(super) async fn learn(store: &OpenMemoryStore, learning: &Learning) -> Resul
         return Ok(Learned {
             applied: false,
             profile,
-            state,
+            state: state.value.state(),
             others: Vec::new(),
         });
     }
@@ -35,18 +36,17 @@ pub(super) async fn learn(store: &OpenMemoryStore, learning: &Learning) -> Resul
         .add_memories(caller, &learning.memories, begun_before)
         .await?;
 
-    let mut state = match store.state_record(caller, agent).await? {
-        Some(found) if found.value.learned.contains(&mark) => found.value.state(),
-        found => {
-            let known = found.as_ref().map(|f| f.value.state());
+    let (id, mut record) = match store.state_record(caller, agent).await? {
+        Some(found) => (Some(found.id), found.value),
+        None => (None, StateRecord::new(caller, agent)),
+    };
+    let known = id.is_some().then(|| record.state());
+    let mut state = match known {
+        Some(counted) if record.has_learned(&mark) => counted,
+        known => {
             let state = ConversationState::after_call(known, learning);
-            let (id, learned) = found.map(|f| (f.id, f.value.learned)).unzip();
-            let mut learned = learned.unwrap_or_default();
-            note(&mut learned, &mark);
-            let record = StateRecord {
-                learned,
-                ..StateRecord::new(caller, agent, &state)
-            };
+            record.set(&state);
+            record.note_learned(&mark);
             store.save_state(id, record).await?;
             state
         }
@@ -61,26 +61,29 @@ pub(super) async fn learn(store: &OpenMemoryStore, learning: &Learning) -> Resul
             "OpenMemory has lost a profile that it stored".into(),
         ));
     };
-    let before = record.profile().filter(|_| !record.provisional);
-    let known = before.as_ref().and_then(|p| p.name.clone());
-    let profile = UniversalProfile::after_call(before, learning);
+    let known = record.known(caller);
+    let old = known.as_ref().and_then(|p| p.name.clone());
+    let mut profile = UniversalProfile::after_call(known, learning);
     // Before the name is noted, so that this is done again after a crash.
-    let replaced = known.filter(|known| profile.name.as_ref() != Some(known));
+    let replaced = old.filter(|old| profile.name.as_ref() != Some(old));
     let mut others = Vec::new();
     if let Some(old) = &replaced {
         others = store.forget_name(caller, &record.agents(), old).await?;
         state.forget_name(old);
         others.retain(|(other, _)| other != agent);
     }
+    if record.has_legacy_call(&mark) {
+        profile.total_interactions = profile.total_interactions.saturating_sub(1);
+    }
     record.set(&profile);
-    note(&mut record.learned, &mark);
-    record.pending.retain(|m| *m != mark);
+    record.note_learned(&mark);
     record.add_agent(agent);
+    let shown = store.shown(caller, Some(&record)).await?;
     store.update(&id, &Metadata::Profile(record)).await?;
     store.forget_uncertain(caller).await?;
     Ok(Learned {
         applied: true,
-        profile,
+        profile: shown.unwrap_or(profile),
         state,
         others,
     })
@@ -91,25 +94,34 @@ pub(super) async fn store_greeting(
     new: &NewGreeting,
 ) -> Result<Option<Greeted>> {
     let _lock = store.lock(&new.caller).await;
+    if store
+        .index
+        .is_erased(&call_mark(&new.conversation_id))
+        .await?
+    {
+        return Ok(None);
+    }
     let profile = store
         .profile_record(&new.caller)
         .await?
-        .filter(|f| !f.value.provisional);
+        .filter(|f| !f.value.is_provisional());
     let state = store.state_record(&new.caller, &new.agent).await?;
     let (Some(mut profile), Some(state)) = (profile, state) else {
         return Ok(None);
     };
-    let greeted = Greeted::by(known(&profile.value)?, state.value.state(), new);
+    let known = profile.value.profile(&new.caller);
+    let mut greeted = Greeted::by(known, state.value.state(), new);
+    profile.value.set(&greeted.profile);
+    if let Some(shown) = store.shown(&new.caller, Some(&profile.value)).await? {
+        greeted.profile = shown;
+    }
     if greeted.named {
-        profile.value.set(&greeted.profile);
         store
             .update(&profile.id, &Metadata::Profile(profile.value))
             .await?;
     }
     if greeted.stored {
-        store
-            .replace_state(&new.caller, &new.agent, state, &greeted.state)
-            .await?;
+        store.replace_state(state, &greeted.state).await?;
     }
     Ok(Some(greeted))
 }
@@ -124,7 +136,7 @@ pub(super) async fn rename(
     let found = store
         .profile_record(caller)
         .await?
-        .filter(|f| !f.value.provisional);
+        .filter(|f| !f.value.is_provisional());
     let Some(Found {
         id,
         value: mut record,
@@ -139,24 +151,42 @@ pub(super) async fn rename(
             found.push(state);
         }
     }
-    let renamed = Renamed::to(name, now, known(&record)?, states);
+    let mut renamed = Renamed::to(name, now, record.profile(caller), states);
     record.set(&renamed.profile);
+    if let Some(shown) = store.shown(caller, Some(&record)).await? {
+        renamed.profile = shown;
+    }
     store.update(&id, &Metadata::Profile(record)).await?;
     for ((agent, state), found) in renamed.states.iter().zip(found) {
         if renamed.changed.contains(agent) {
-            store.replace_state(caller, agent, found, state).await?;
+            store.replace_state(found, state).await?;
         }
     }
     Ok(Some(renamed))
 }
 
-fn known(record: &ProfileRecord) -> Result<UniversalProfile> {
-    record
-        .profile()
-        .ok_or_else(|| StoreError::Corrupt("a profile has no caller".into()))
-}
-
 impl OpenMemoryStore {
+    /// Drops what the states with these agents say with a name that was wrong;
+    /// those that changed.
+    async fn forget_name(
+        &self,
+        caller: &CallerId,
+        agents: &[AgentId],
+        name: &CallerName,
+    ) -> Result<Vec<(AgentId, ConversationState)>> {
+        let mut changed = Vec::new();
+        for agent in agents {
+            if let Some(found) = self.state_record(caller, agent).await? {
+                let mut state = found.value.state();
+                if state.forget_name(name) {
+                    self.replace_state(found, &state).await?;
+                    changed.push((agent.clone(), state));
+                }
+            }
+        }
+        Ok(changed)
+    }
+
     /// Marks the beginning of a call. True if it had been begun before, so
     /// that some of its memories may be there.
     async fn begin(
@@ -167,16 +197,16 @@ impl OpenMemoryStore {
     ) -> Result<bool> {
         let caller = &learning.caller;
         match known {
-            Some(found) if found.value.pending.iter().any(|m| m == mark) => Ok(true),
+            Some(found) if found.value.has_begun(mark) => Ok(true),
             Some(mut found) => {
-                found.value.pending.push(mark.to_owned());
+                found.value.note_begun(mark);
                 self.update(&found.id, &Metadata::Profile(found.value))
                     .await?;
                 Ok(false)
             }
             None => {
                 let mut provisional = ProfileRecord::new(caller, learning.started_at);
-                provisional.pending.push(mark.to_owned());
+                provisional.note_begun(mark);
                 self.save_profile(None, provisional).await?;
                 Ok(false)
             }
@@ -215,54 +245,29 @@ impl OpenMemoryStore {
         if let Some(id) = id {
             return self.update(&id, &Metadata::Profile(record)).await;
         }
-        let key = record.key.clone();
-        self.add(&Metadata::Profile(record), "Universal caller profile", &key)
-            .await
-    }
-
-    /// Drops what the states with these agents say with a name that was wrong;
-    /// those that changed.
-    async fn forget_name(
-        &self,
-        caller: &CallerId,
-        agents: &[AgentId],
-        name: &CallerName,
-    ) -> Result<Vec<(AgentId, ConversationState)>> {
-        let mut changed = Vec::new();
-        for agent in agents {
-            if let Some(found) = self.state_record(caller, agent).await? {
-                let mut state = found.value.state();
-                if state.forget_name(name) {
-                    self.replace_state(caller, agent, found, &state).await?;
-                    changed.push((agent.clone(), state));
-                }
-            }
-        }
-        Ok(changed)
+        let record = Metadata::Profile(record);
+        let key = record.key();
+        self.add(&record, "Universal caller profile", &key).await
     }
 
     /// Keeps a new state in the place of one that was found.
     async fn replace_state(
         &self,
-        caller: &CallerId,
-        agent: &AgentId,
-        found: Found<StateRecord>,
+        mut found: Found<StateRecord>,
         state: &ConversationState,
     ) -> Result<()> {
-        let record = StateRecord {
-            learned: found.value.learned,
-            ..StateRecord::new(caller, agent, state)
-        };
-        self.save_state(Some(found.id), record).await
+        found.value.set(state);
+        self.save_state(Some(found.id), found.value).await
     }
 
     pub(super) async fn save_state(&self, id: Option<String>, record: StateRecord) -> Result<()> {
         if let Some(id) = id {
             return self.update(&id, &Metadata::State(record)).await;
         }
-        let key = record.key.clone();
+        let record = Metadata::State(record);
+        let key = record.key();
         self.add(
-            &Metadata::State(record),
+            &record,
             "Conversation state of a caller with an agent",
             &key,
         )

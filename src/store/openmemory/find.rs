@@ -4,26 +4,68 @@ use std::time::Duration;
 
 use super::*;
 
+/// Most records looked at for one tier.
+const TIER_RECORDS: usize = 10;
+/// Most records looked at for the legacy profile of a caller who rings.
+const LEGACY_RECORDS: usize = 2_000;
 /// Records in a page: one request, a few megabytes.
 const PAGE: usize = 500;
 /// How far the server's clock may be behind ours.
 const CLOCK_MARGIN: Duration = Duration::from_secs(10 * 60);
 
 impl OpenMemoryStore {
-    /// The newest records under a key, at most `limit` of them.
-    pub(super) async fn find(&self, key: &str, limit: usize) -> Result<Vec<Record>> {
+    /// The records of a tier: one, or a few if answers were lost.
+    pub(super) async fn find_tier(&self, key: &str) -> Result<Vec<Record>> {
+        self.find(key, TIER_RECORDS, &self.requests).await
+    }
+
+    /// The newest memories of a caller: ours, at most `limit` of them, and the
+    /// legacy system's.
+    pub(super) async fn find_memories(
+        &self,
+        caller: &CallerId,
+        limit: usize,
+    ) -> Result<Vec<Record>> {
+        let lane = &self.memory_requests;
+        let mut found = self.find(&memories_key(caller), limit, lane).await?;
+        if self.generation().await? == Generation::Second {
+            let key = legacy_key(caller);
+            found.extend(self.find_by_index(&key, limit, lane).await?);
+        }
+        Ok(found)
+    }
+
+    /// What the legacy system left of a caller who rings: of the newest
+    /// [`LEGACY_RECORDS`] records.
+    pub(super) async fn find_legacy(&self, caller: &CallerId) -> Result<Vec<Record>> {
+        let lane = &self.requests;
+        let mut found = match self.generation().await? {
+            Generation::First => {
+                let key = memories_key(caller);
+                self.find_by_user(&key, LEGACY_RECORDS, lane).await?
+            }
+            Generation::Second => {
+                let key = legacy_key(caller);
+                self.find_by_index(&key, LEGACY_RECORDS, lane).await?
+            }
+        };
+        found.retain(is_legacy);
+        Ok(found)
+    }
+
+    async fn find(&self, key: &str, limit: usize, lane: &Semaphore) -> Result<Vec<Record>> {
         match self.generation().await? {
-            Generation::First => self.find_by_user(key, limit).await,
-            Generation::Second => self.find_by_index(key, limit).await,
+            Generation::First => self.find_by_user(key, limit, lane).await,
+            Generation::Second => self.find_by_index(key, limit, lane).await,
         }
     }
 
-    async fn find_by_user(&self, key: &str, limit: usize) -> Result<Vec<Record>> {
+    async fn find_by_user(&self, key: &str, limit: usize, lane: &Semaphore) -> Result<Vec<Record>> {
         let mut found = Vec::new();
         while found.len() < limit {
             let count = PAGE.min(limit - found.len());
             let page = {
-                let _permit = permit(&self.requests).await?;
+                let _permit = permit(lane).await?;
                 self.client.user_page(key, count, found.len()).await
             };
             let page = self.noticed(page).await?;
@@ -36,38 +78,39 @@ impl OpenMemoryStore {
         Ok(found)
     }
 
-    async fn find_by_index(&self, key: &str, limit: usize) -> Result<Vec<Record>> {
+    /// Each record is fetched: the index knows where records were, the server
+    /// whether they still are.
+    async fn find_by_index(
+        &self,
+        key: &str,
+        limit: usize,
+        lane: &Semaphore,
+    ) -> Result<Vec<Record>> {
         let indexed = self.index.records(key, limit).await?;
-        let records: Vec<Option<Record>> = stream::iter(indexed)
-            .map(async |indexed| {
-                let IndexedRecord {
-                    id,
-                    created_at,
-                    sector: primary_sector,
-                    metadata,
-                    ..
-                } = indexed;
-                if let Some(metadata) = metadata.and_then(|m| serde_json::from_str(&m).ok()) {
-                    let content = String::new();
-                    let record = Record {
-                        id,
-                        content,
-                        metadata,
-                        created_at,
-                        primary_sector,
-                        user_id: None,
-                    };
-                    return Ok(Some(record));
-                }
-                let _permit = permit(&self.requests).await?;
-                Ok::<_, StoreError>(self.client.get(&id).await?)
+        let records: Vec<(String, Option<Record>)> = stream::iter(indexed)
+            .map(async |IndexedRecord { id, .. }| {
+                let _permit = permit(lane).await?;
+                let record = self.client.get(&id).await?;
+                Ok::<_, StoreError>((id, record))
             })
             .buffered(CONCURRENT_REQUESTS)
             .try_collect()
             .await?;
-        // The index is only a list: what a record is, it says itself.
-        let ours = |r: &Record| Metadata::of(r).is_some_and(|m| m.key() == key);
-        Ok(records.into_iter().flatten().filter(ours).collect())
+        let (mut found, mut gone) = (Vec::new(), Vec::new());
+        for (id, record) in records {
+            match record {
+                // The index is only a list: what a record is, it says itself.
+                Some(record) if IndexedRecord::of_record(&record).is_some_and(|r| r.key == key) => {
+                    found.push(record);
+                }
+                Some(_) => {}
+                None => gone.push(id),
+            }
+        }
+        if !gone.is_empty() {
+            self.index.remove(key, gone).await?;
+        }
+        Ok(found)
     }
 
     /// Brings the index up to what the tenant holds: all of it the first
@@ -96,18 +139,8 @@ impl OpenMemoryStore {
         loop {
             let page = self.page(offset).await?;
             offset += page.len();
-            let ours = page.iter().filter_map(|record| {
-                let metadata = Metadata::of(record)?;
-                let (id, sector) = (record.id.clone(), record.primary_sector.clone());
-                Some(indexed(
-                    &metadata,
-                    id,
-                    sector,
-                    record.created_at,
-                    &record.metadata,
-                ))
-            });
-            let new = self.index.insert(ours.collect()).await?;
+            let records = page.iter().filter_map(IndexedRecord::of_record);
+            let new = self.index.insert(records.collect()).await?;
             count += new;
             if page.len() < PAGE || done(&page, new) {
                 return Ok(count);

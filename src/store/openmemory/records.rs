@@ -3,21 +3,27 @@
 //! A record's content may be shortened and is classified by OpenMemory; its
 //! metadata comes back whole. Each of our records says in its metadata what it
 //! is, under which key, and whose; a record that does not say so is not ours.
+//! One odd field never loses the others (see [`field`](super::field)).
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::field::Field;
+use super::tier_records::{ProfileRecord, StateRecord};
 use crate::clients::Record;
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::{AgentId, ConversationId};
-use crate::domain::memory::{Memory, MemoryKind, Sector};
-use crate::domain::name::{CallerName, NameSource};
-use crate::domain::profile::{CallOrder, ConversationState, UniversalProfile};
+use crate::domain::legacy;
+use crate::domain::memory::{FACT_SALIENCE, Memory, MemoryKind, Sector, TURN_SALIENCE};
 
-/// How many learned calls a record remembers. Redeliveries come within the
-/// hour; so many calls of one caller do not.
-const MAX_LEARNED: usize = 1_000;
+/// Before the id of a legacy record, in place of the conversation that it does
+/// not name.
+pub(super) const LEGACY_CONVERSATION: &str = "legacy-";
+
+/// A tag of all our records.
+pub(super) const TAG: &str = "elaoms";
 
 /// The key of a caller's Tier 1 (guide, OpenMemory storage keys).
 pub(super) fn profile_key(caller: &CallerId) -> String {
@@ -34,6 +40,29 @@ pub(super) fn memories_key(caller: &CallerId) -> String {
     caller.as_str().to_owned()
 }
 
+/// The key of what the legacy system left of a caller, in the index alone.
+pub(super) fn legacy_key(caller: &CallerId) -> String {
+    format!("legacy:{}", caller.as_str())
+}
+
+/// Whose a record of the legacy system is, by its metadata.
+pub(super) fn legacy_caller(record: &Record) -> Option<CallerId> {
+    legacy::caller_of(&record.metadata).filter(|_| is_legacy(record))
+}
+
+/// Whether the legacy system wrote a record: nothing in it says that it is
+/// ours. One of ours that cannot be read is nobody's: whose it is, or who may
+/// know it, is not certain.
+pub(super) fn is_legacy(record: &Record) -> bool {
+    let marked = match &record.metadata {
+        Value::Null => false,
+        Value::Object(fields) => fields.contains_key("elaoms"),
+        _ => true,
+    };
+    let tags = record.tags.as_array().into_iter().flatten();
+    !marked && !tags.into_iter().any(|tag| tag == TAG)
+}
+
 /// Metadata of our records.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "elaoms", rename_all = "snake_case")]
@@ -44,190 +73,108 @@ pub(super) enum Metadata {
 }
 
 impl Metadata {
-    /// Our metadata, if the record is ours.
+    /// Our metadata, if the record is ours and can be read.
     pub fn of(record: &Record) -> Option<Self> {
-        serde_json::from_value(record.metadata.clone()).ok()
-    }
-
-    pub fn key(&self) -> &str {
-        match self {
-            Self::Profile(r) => &r.key,
-            Self::State(r) => &r.key,
-            Self::Memory(r) => &r.key,
+        let mut metadata = serde_json::from_value(record.metadata.clone()).ok()?;
+        let created_at = Timestamp::from_millisecond(record.created_at).unwrap_or_default();
+        match &mut metadata {
+            Self::Profile(r) => r.created_at = created_at,
+            Self::State(r) => r.created_at = created_at,
+            Self::Memory(r) => r.created_at = created_at,
         }
+        Some(metadata)
     }
 
-    pub fn caller(&self) -> &str {
-        match self {
-            Self::Profile(r) => &r.caller,
-            Self::State(r) => &r.caller,
-            Self::Memory(r) => &r.caller,
-        }
-    }
-}
-
-/// Tier 1.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct ProfileRecord {
-    pub key: String,
-    pub caller: String,
-    pub name: Option<CallerName>,
-    #[serde(default)]
-    pub name_source: Option<NameSource>,
-    pub first_seen: Timestamp,
-    pub total_interactions: u64,
-    /// Agents with a state: the first generation cannot list them.
-    #[serde(default)]
-    pub agents: Vec<String>,
-    /// Calls counted in it.
-    #[serde(default)]
-    pub learned: Vec<String>,
-    /// Calls that were begun to be learned; their memories may be there.
-    #[serde(default)]
-    pub pending: Vec<String>,
-    /// True once the caller's legacy calls are counted in it.
-    #[serde(default)]
-    pub legacy: bool,
-    /// True until the first call is counted.
-    #[serde(default)]
-    pub provisional: bool,
-}
-
-impl ProfileRecord {
-    /// A profile of a caller of whom no call is counted yet.
-    pub fn new(caller: &CallerId, first_seen: Timestamp) -> Self {
-        Self {
-            key: profile_key(caller),
-            caller: caller.as_str().to_owned(),
-            name: None,
-            name_source: None,
-            first_seen,
-            total_interactions: 0,
-            agents: Vec::new(),
-            learned: Vec::new(),
-            pending: Vec::new(),
-            legacy: false,
-            provisional: true,
-        }
-    }
-
-    pub fn profile(&self) -> Option<UniversalProfile> {
-        Some(UniversalProfile {
-            phone_number: CallerId::from_stored(&self.caller)?,
-            name: self.name.clone(),
-            name_source: self.name_source.clone(),
-            first_seen: self.first_seen,
-            total_interactions: self.total_interactions,
+    /// The key it is found under: as it says itself, or as its owner tells.
+    pub fn key(&self) -> String {
+        let key = match self {
+            Self::Profile(r) => r.key.get(),
+            Self::State(r) => r.key.get(),
+            Self::Memory(r) => Some(&r.caller),
+        };
+        key.cloned().unwrap_or_else(|| match self {
+            Self::State(StateRecord { agent, .. }) => {
+                let agent = agent.get().map_or("", String::as_str);
+                format!("user:{}:agent:{agent}:next_greeting", self.caller())
+            }
+            _ => format!("user:{}:profile", self.caller()),
         })
     }
 
-    /// The agents that the caller has a state with.
-    pub fn agents(&self) -> Vec<AgentId> {
-        let agents = self.agents.iter();
-        agents.filter_map(|a| AgentId::parse(a).ok()).collect()
-    }
-
-    /// Notes that the caller has a state with this agent.
-    pub fn add_agent(&mut self, agent: &AgentId) {
-        if !self.agents.iter().any(|a| a == agent.as_str()) {
-            self.agents.push(agent.to_string());
-        }
-    }
-
-    pub fn set(&mut self, profile: &UniversalProfile) {
-        self.name.clone_from(&profile.name);
-        self.name_source.clone_from(&profile.name_source);
-        self.first_seen = profile.first_seen;
-        self.total_interactions = profile.total_interactions;
-        self.provisional = false;
+    /// Whose it is, if it says so.
+    pub fn caller(&self) -> &str {
+        let caller = match self {
+            Self::Profile(r) => r.caller.get(),
+            Self::State(r) => r.caller.get(),
+            Self::Memory(r) => Some(&r.caller),
+        };
+        caller.map_or("", String::as_str)
     }
 }
 
-/// Tier 2.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct StateRecord {
-    pub key: String,
-    pub caller: String,
-    pub agent: String,
-    pub conversation_count: u64,
-    pub last_call_date: Timestamp,
-    pub next_greeting: Option<String>,
-    #[serde(default)]
-    pub key_topics: Vec<String>,
-    pub sentiment: Option<String>,
-    pub conversation_summary: Option<String>,
-    pub greeted_from: Option<CallOrder>,
-    #[serde(default)]
-    pub learned: Vec<String>,
-}
-
-impl StateRecord {
-    pub fn new(caller: &CallerId, agent: &AgentId, state: &ConversationState) -> Self {
-        Self {
-            key: state_key(caller, agent),
-            caller: caller.as_str().to_owned(),
-            agent: agent.to_string(),
-            conversation_count: state.conversation_count,
-            last_call_date: state.last_call_date,
-            next_greeting: state.next_greeting.clone(),
-            key_topics: state.key_topics.clone(),
-            sentiment: state.sentiment.map(|s| s.as_str().to_owned()),
-            conversation_summary: state.conversation_summary.clone(),
-            greeted_from: state.greeted_from,
-            learned: Vec::new(),
-        }
-    }
-
-    pub fn state(&self) -> ConversationState {
-        ConversationState {
-            conversation_count: self.conversation_count,
-            last_call_date: self.last_call_date,
-            next_greeting: self.next_greeting.clone(),
-            key_topics: self.key_topics.clone(),
-            sentiment: self.sentiment.as_deref().and_then(|s| s.parse().ok()),
-            conversation_summary: self.conversation_summary.clone(),
-            greeted_from: self.greeted_from,
-        }
-    }
-}
-
+/// A memory. It never changes. Without its owner, its agent, its place or its
+/// words it cannot be read.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct MemoryRecord {
-    pub key: String,
-    pub caller: String,
-    pub agent: Option<String>,
-    pub conversation_id: String,
-    pub ordinal: u32,
-    pub kind: String,
+    #[serde(default)]
+    key: Field<String>,
+    caller: String,
+    /// Null for memories of a time before agents were told apart. It must be
+    /// there: without it, nobody knows who may know the memory.
+    #[serde(deserialize_with = "Option::deserialize")]
+    agent: Option<String>,
+    conversation_id: String,
+    ordinal: u32,
     /// The whole text; the record's content may be shortened.
-    pub content: String,
+    content: String,
     #[serde(default)]
-    pub before: String,
+    kind: Field<String>,
     #[serde(default)]
-    pub after: String,
-    pub salience: f32,
-    pub timestamp: Timestamp,
+    before: Field<String>,
+    #[serde(default)]
+    after: Field<String>,
+    #[serde(default)]
+    salience: Field<f32>,
+    #[serde(default)]
+    timestamp: Field<Timestamp>,
+    #[serde(skip)]
+    created_at: Timestamp,
 }
 
 impl MemoryRecord {
     pub fn new(caller: &CallerId, memory: &Memory) -> Self {
         Self {
-            key: memories_key(caller),
+            key: Field::Read(memories_key(caller)),
             caller: caller.as_str().to_owned(),
             agent: memory.agent.as_ref().map(ToString::to_string),
             conversation_id: memory.conversation_id.to_string(),
             ordinal: memory.ordinal,
-            kind: memory.kind.as_str().to_owned(),
             content: memory.content.clone(),
-            before: memory.before.clone(),
-            after: memory.after.clone(),
-            salience: memory.salience,
-            timestamp: memory.timestamp,
+            kind: Field::Read(memory.kind.as_str().to_owned()),
+            before: Field::Read(memory.before.clone()),
+            after: Field::Read(memory.after.clone()),
+            salience: Field::Read(memory.salience),
+            timestamp: Field::Read(memory.timestamp),
+            created_at: Timestamp::default(),
         }
     }
 
+    pub fn is_of(&self, caller: &CallerId) -> bool {
+        self.caller == caller.as_str()
+    }
+
+    pub fn is_older_than(&self, time: Timestamp) -> bool {
+        *self.timestamp.get().unwrap_or(&self.created_at) < time
+    }
+
+    /// `None` if an agent is named that cannot be one.
     pub fn memory(&self, sector: &str) -> Option<Memory> {
-        let kind = self.kind.parse::<MemoryKind>().ok()?;
+        let kind = self.kind.get().and_then(|kind| kind.parse().ok());
+        let kind = kind.unwrap_or(MemoryKind::Turn);
+        let salience = match kind {
+            MemoryKind::Fact => FACT_SALIENCE,
+            MemoryKind::Turn => TURN_SALIENCE,
+        };
         Some(Memory {
             agent: self.agent.as_deref().map(AgentId::parse).transpose().ok()?,
             conversation_id: ConversationId::parse(&self.conversation_id).ok()?,
@@ -235,10 +182,10 @@ impl MemoryRecord {
             kind,
             sector: sector.parse().unwrap_or(kind.sector()),
             content: self.content.clone(),
-            before: self.before.clone(),
-            after: self.after.clone(),
-            salience: self.salience,
-            timestamp: self.timestamp,
+            before: self.before.get().cloned().unwrap_or_default(),
+            after: self.after.get().cloned().unwrap_or_default(),
+            salience: self.salience.get().copied().unwrap_or(salience),
+            timestamp: *self.timestamp.get().unwrap_or(&self.created_at),
         })
     }
 }
@@ -252,25 +199,17 @@ pub(super) fn legacy_memory(record: &Record) -> Option<Memory> {
     let sector = record.primary_sector.parse().unwrap_or(Sector::Episodic);
     Some(Memory {
         agent: None,
-        conversation_id: ConversationId::parse(&format!("legacy-{}", record.id)).ok()?,
+        conversation_id: ConversationId::parse(&format!("{LEGACY_CONVERSATION}{}", record.id))
+            .ok()?,
         ordinal: 0,
         kind: MemoryKind::Fact,
         sector,
         content: content.to_owned(),
         before: String::new(),
         after: String::new(),
-        salience: crate::domain::memory::TURN_SALIENCE,
+        salience: TURN_SALIENCE,
         timestamp: Timestamp::from_millisecond(record.created_at).unwrap_or(Timestamp::UNIX_EPOCH),
     })
-}
-
-/// Notes a learned call, forgetting the oldest.
-pub(super) fn note(learned: &mut Vec<String>, mark: &str) {
-    if !learned.iter().any(|m| m == mark) {
-        learned.push(mark.to_owned());
-    }
-    let surplus = learned.len().saturating_sub(MAX_LEARNED);
-    learned.drain(..surplus);
 }
 
 /// The content under which a record is added.
@@ -310,16 +249,5 @@ mod tests {
         assert!(a.starts_with(words));
         assert_ne!(content(words, "a", 0), content(words, "a", 1));
         assert!(!content(words, "a", 3).contains("roses"));
-    }
-
-    #[test]
-    fn learned_calls_are_bounded() {
-        let mut learned = Vec::new();
-        for i in 0..MAX_LEARNED + 5 {
-            note(&mut learned, &i.to_string());
-            note(&mut learned, &i.to_string());
-        }
-        assert_eq!(learned.len(), MAX_LEARNED);
-        assert_eq!(learned[0], "5");
     }
 }

@@ -9,8 +9,8 @@ pub(super) async fn callers(store: &OpenMemoryStore) -> Result<Vec<CallerId>> {
             callers.extend(
                 page.iter()
                     .filter_map(|record| match Metadata::of(record)? {
-                        Metadata::Profile(profile) if !profile.provisional => {
-                            CallerId::parse(&profile.caller).ok()
+                        Metadata::Profile(profile) if !profile.is_provisional() => {
+                            CallerId::parse(profile.caller.get()?).ok()
                         }
                         _ => None,
                     }),
@@ -29,14 +29,11 @@ pub(super) async fn export(
     let Some(found) = store
         .profile_record(caller)
         .await?
-        .filter(|f| !f.value.provisional)
+        .filter(|f| !f.value.is_provisional())
     else {
         return Ok(None);
     };
-    let profile = found
-        .value
-        .profile()
-        .ok_or_else(|| StoreError::Corrupt("a profile has no caller".into()))?;
+    let profile = found.value.profile(caller);
     let mut states = store.states_of(caller, &found.value).await?;
     states.sort_by(|(a, _), (b, _)| a.cmp(b));
     let memories = store.memories_of(caller, usize::MAX).await?;
@@ -44,7 +41,7 @@ pub(super) async fn export(
         profile,
         states,
         memories,
-        learned: found.value.learned,
+        learned: found.value.learned(),
     }))
 }
 
@@ -55,13 +52,11 @@ pub(super) async fn import(store: &OpenMemoryStore, export: &CallerExport) -> Re
     store.note_uncertain(caller).await?;
     store.add_memories(caller, &export.memories, true).await?;
     for (agent, state) in &export.states {
-        let found = store.state_record(caller, agent).await?;
-        let (id, learned) = found.map(|f| (f.id, f.value.learned)).unzip();
-        let learned = learned.unwrap_or_default();
-        let record = StateRecord {
-            learned,
-            ..StateRecord::new(caller, agent, state)
+        let (id, mut record) = match store.state_record(caller, agent).await? {
+            Some(found) => (Some(found.id), found.value),
+            None => (None, StateRecord::new(caller, agent)),
         };
+        record.set(state);
         store.save_state(id, record).await?;
     }
     let known = store.profile_record(caller).await?;
@@ -71,7 +66,7 @@ pub(super) async fn import(store: &OpenMemoryStore, export: &CallerExport) -> Re
     };
     record.set(&export.profile);
     for mark in &export.learned {
-        note(&mut record.learned, mark);
+        record.note_learned(mark);
     }
     for (agent, _) in &export.states {
         record.add_agent(agent);

@@ -5,12 +5,14 @@ use jiff::Timestamp;
 use rusqlite::params;
 
 use super::SqliteDatabase;
+use super::register;
 use super::rows::{self, first, millis, query};
 use crate::store::Result;
 use crate::store::openmemory::{IndexedRecord, RecordIndex};
 
-/// Stands for "everything was indexed once".
-const COMPLETE: &str = "";
+/// Stands for "everything was indexed once", with what the legacy system left.
+/// No caller has this id. (The empty one stood for our own records alone.)
+const COMPLETE: &str = "*";
 
 /// [`RecordIndex`] on SQLite.
 #[derive(Clone)]
@@ -51,7 +53,6 @@ impl RecordIndex for SqliteRecordIndex {
                         id: row.get("id")?,
                         created_at: row.get("created_at")?,
                         sector: row.get("sector")?,
-                        metadata: row.get("metadata")?,
                     })
                 })
             })
@@ -62,23 +63,47 @@ impl RecordIndex for SqliteRecordIndex {
         self.0
             .write(move |db| {
                 let mut insert = db.prepare_cached(
-                    "INSERT INTO record_index (key, caller, id, created_at, sector, metadata)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING",
+                    "INSERT INTO record_index (key, caller, id, created_at, sector)
+                     VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
                 )?;
                 let mut new = 0;
                 for r in records {
-                    new += insert.execute(params![
-                        r.key,
-                        r.caller,
-                        r.id,
-                        r.created_at,
-                        r.sector,
-                        r.metadata
-                    ])?;
+                    new +=
+                        insert.execute(params![r.key, r.caller, r.id, r.created_at, r.sector])?;
                 }
                 Ok(new)
             })
             .await
+    }
+
+    async fn remove(&self, key: &str, ids: Vec<String>) -> Result<()> {
+        let key = key.to_owned();
+        self.0
+            .write(move |db| {
+                let sql = "DELETE FROM record_index WHERE key = ?1 AND id = ?2";
+                let mut delete = db.prepare_cached(sql)?;
+                for id in ids {
+                    delete.execute([&key, &id])?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    async fn forget_caller(&self, caller: &str) -> Result<()> {
+        let caller = caller.to_owned();
+        self.0
+            .write(move |db| {
+                db.prepare_cached("DELETE FROM record_index WHERE caller = ?1")?
+                    .execute([caller])?;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn is_erased(&self, mark: &str) -> Result<bool> {
+        let mark = mark.to_owned();
+        self.0.read(move |db| register::is_buried(db, &mark)).await
     }
 
     async fn is_complete(&self) -> Result<bool> {

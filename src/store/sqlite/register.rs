@@ -182,7 +182,10 @@ pub(super) fn bury_mark(db: &Connection, mark: &str, now: Timestamp) -> Result<(
 
 /// Whether a call was erased: then no store takes anything of it any more.
 pub(super) fn is_erased(db: &Connection, conversation: &ConversationId) -> Result<bool> {
+    is_buried(db, &call_mark(conversation))
+}
+
+pub(super) fn is_buried(db: &Connection, mark: &str) -> Result<bool> {
     let sql = "SELECT 1 FROM erased_calls WHERE mark = ?1";
-    let found = first(db, sql, [call_mark(conversation)], |_| Ok(()))?;
-    Ok(found.is_some())
+    Ok(first(db, sql, [mark], |_| Ok(()))?.is_some())
 }

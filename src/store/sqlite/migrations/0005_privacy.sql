@@ -49,3 +49,6 @@ CREATE TRIGGER audit_log_is_not_shortened BEFORE DELETE ON audit_log
 
 CREATE INDEX inbox_of_caller ON inbox (caller) WHERE caller IS NOT NULL;
 CREATE INDEX memories_by_age ON memories (said_at);
+CREATE INDEX record_index_of_caller ON record_index (caller);
+-- Memories are read from the server alone: what is deleted there is nowhere else.
+ALTER TABLE record_index DROP COLUMN metadata;
