@@ -15,6 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::actors::{OpenAiLimits, SessionOptions};
 use crate::clients::OpenAiOptions;
+use crate::http::TrustedProxies;
 use crate::telemetry::{CallerIdFormat, LogFormat};
 
 pub use environment::Environment;
@@ -28,6 +29,8 @@ pub struct Config {
     pub bind_addr: SocketAddr,
     /// `OPS_ADDR`
     pub ops_addr: SocketAddr,
+    /// `TRUSTED_PROXIES`
+    pub trusted_proxies: TrustedProxies,
     /// `ELEVENLABS_CLIENT_DATA_KEY`
     pub client_data_key: SecretString,
     /// `ELEVENLABS_SEARCH_DATA_KEY`
@@ -102,11 +105,13 @@ impl Config {
         let post_call_key = reader.secret("ELEVENLABS_POST_CALL_KEY", POST_CALL_HINT);
         let bind_addr = reader.address("BIND_ADDR", "0.0.0.0:8000");
         let ops_addr = reader.address("OPS_ADDR", "127.0.0.1:9464");
+        let trusted_proxies = reader.proxies();
         let admin_key = reader.text("ADMIN_KEY").map(SecretString::from);
         let services = reader.services(Some(&post_call_key));
         reader.finish(Self {
             bind_addr,
             ops_addr,
+            trusted_proxies,
             client_data_key,
             search_data_key,
             post_call_key,
@@ -171,6 +176,17 @@ impl Reader<'_> {
                 "{name} is {text:?}, not an address such as {default}"
             ));
             SocketAddr::from(([127, 0, 0, 1], 0))
+        })
+    }
+
+    /// A misspelled one is no default: its callers would share its limits.
+    fn proxies(&mut self) -> TrustedProxies {
+        let text = self.text("TRUSTED_PROXIES").unwrap_or_default();
+        TrustedProxies::parse(&text).unwrap_or_else(|wrong| {
+            self.problems.push(format!(
+                "TRUSTED_PROXIES holds {wrong:?}, not an address such as 127.0.0.1 or a prefix such as 10.0.0.0/8"
+            ));
+            TrustedProxies::default()
         })
     }
 
@@ -457,6 +473,17 @@ mod tests {
             .err()
             .unwrap();
         assert!(!error.to_string().contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn a_misspelled_proxy_is_named() {
+        let set = |value| config(&[("TRUSTED_PROXIES", value)]);
+        assert!(set("127.0.0.1, 10.0.0.0/8,fd00::/8").is_ok());
+        let error = set("127.0.0.1,localhost").err().unwrap().to_string();
+        assert!(
+            error.contains("TRUSTED_PROXIES holds \"localhost\""),
+            "{error}"
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod crashes;
 mod delivery;
 mod fakes;
 mod first_start;
+mod front;
 mod isolation;
 mod linear;
 mod load;
