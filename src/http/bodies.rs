@@ -140,6 +140,13 @@ impl Body {
         }
     }
 
+    /// Nothing is held for it any more, though its sender may not know yet.
+    pub fn is_refused(&self) {
+        if self.bodies.table().give_back(self.id) {
+            self.bodies.freed.notify_one();
+        }
+    }
+
     /// Its signature was right, or its peer has shown a key meanwhile.
     pub fn prove(&self) {
         self.bodies.table().prove(self.id);

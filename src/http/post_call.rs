@@ -4,6 +4,7 @@
 //! on the way and is never held in memory. 200 is answered only when the event
 //! is durable.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -28,6 +29,8 @@ use crate::store::StoreError;
 const BODY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long the sender may pause within a body.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long what is refused is still read.
+const LINGER: Duration = Duration::from_secs(2);
 /// A body that is slower than this, in bytes a second, after its first
 /// seconds: a sender without the key could otherwise hold a place for long.
 const SLOWEST: u64 = 16 * 1024;
@@ -73,27 +76,38 @@ pub(super) async fn receive<S, B>(
     body: S,
 ) -> Result<Response, ApiError>
 where
-    S: Stream<Item = Result<B, warp::Error>>,
-    B: Buf,
+    S: Stream<Item = Result<B, warp::Error>> + Send + 'static,
+    B: Buf + Send,
 {
-    let state = &shared.state;
-    let now = Timestamp::now();
-    let verifier = Verifier::new(
-        signature,
-        state.post_call_key.expose_secret().as_bytes(),
-        now,
-    )
-    .inspect_err(|error| tracing::warn!(%error, "post-call webhook refused"))?;
-    let limit = state.max_body;
-    if length.is_some_and(|length| length > limit) {
-        return Err(ApiError::TooLarge { limit });
-    }
     let place = shared.bodies.enter(
         client.map_or(Peer::UNKNOWN, |client| client.peer),
         client.is_some_and(Client::is_proven),
     )?;
-    let delivery = read(shared, client, &place, verifier, body, now).await?;
-    Ok(answer(&state.inbox.take(delivery).await?))
+    let mut body = Box::pin(body);
+    let delivery = async {
+        let now = Timestamp::now();
+        let key = shared.state.post_call_key.expose_secret().as_bytes();
+        let verifier = Verifier::new(signature, key, now)
+            .inspect_err(|error| tracing::warn!(%error, "post-call webhook refused"))?;
+        let limit = shared.state.max_body;
+        if length.is_some_and(|length| length > limit) {
+            return Err(ApiError::TooLarge { limit });
+        }
+        read(shared, client, &place, verifier, body.as_mut(), now).await
+    };
+    match delivery.await {
+        Ok(delivery) => Ok(answer(&shared.state.inbox.take(delivery).await?)),
+        Err(error) => {
+            // Who is cut off while still sending may never see the answer, and a
+            // proxy makes a 502 of it, which ElevenLabs would send again.
+            place.is_refused();
+            tokio::spawn(async move {
+                let end = Instant::now() + LINGER;
+                while let Ok(Some(Ok(_))) = place.next(body.next(), end).await {}
+            });
+            Err(error)
+        }
+    }
 }
 
 /// An authentic body. What it holds is counted in `place`, which has to last
@@ -103,7 +117,7 @@ async fn read<S, B>(
     client: Option<&Client>,
     place: &Body,
     mut verifier: Verifier,
-    body: S,
+    mut body: Pin<&mut S>,
     received_at: Timestamp,
 ) -> Result<Delivery, ApiError>
 where
@@ -111,7 +125,6 @@ where
     B: Buf,
 {
     let limit = shared.state.max_body;
-    let mut body = std::pin::pin!(body);
     let mut splitter = EnvelopeSplitter::default();
     let mut recording = shared.state.inbox.recording();
     let mut is_large = false;

@@ -183,6 +183,20 @@ impl Table {
         true
     }
 
+    /// Gives back what a body holds; whether that was a place as well.
+    pub fn give_back(&mut self, id: u64) -> bool {
+        if let Some(entry) = self.held.get_mut(&id) {
+            let holding = std::mem::take(&mut entry.holding);
+            self.holding = self.holding.less(holding);
+            let stranger = self.strangers.get_mut(&entry.peer);
+            if let Some(stranger) = stranger.filter(|_| !entry.proven) {
+                stranger.holding = stranger.holding.less(holding);
+                self.by_strangers = self.by_strangers.less(holding);
+            }
+        }
+        self.leave_place(id)
+    }
+
     pub fn prove(&mut self, id: u64) {
         if let Some(entry) = self.held.get_mut(&id).filter(|e| !e.proven) {
             entry.proven = true;
@@ -440,6 +454,8 @@ mod tests {
         assert_eq!(hold(&mut table, ninth, 1), Err(Full));
         table.prove(ninth);
         assert_eq!(hold(&mut table, ninth, MAX_BODY), Ok(()));
+        table.give_back(one);
+        assert_eq!(hold(&mut table, two, MAX_BODY), Ok(()));
         let ids: Vec<u64> = table.held.keys().copied().collect();
         for id in ids {
             table.remove(id);
