@@ -18,6 +18,7 @@ mod openmemory;
 mod openmemory_stand_in;
 mod payloads;
 mod personal;
+mod proxies;
 mod service;
 mod store_contract;
 mod tools;
