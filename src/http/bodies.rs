@@ -5,6 +5,7 @@
 //! right. Until then a place is for those who make progress: a body that stalls
 //! or crawls loses its own to one that waits for it.
 
+mod progress;
 mod table;
 
 use std::sync::atomic::Ordering;
@@ -16,8 +17,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::peers::Peer;
 
+use progress::{Progress, WORKING};
+use table::Table;
 pub(super) use table::{Full, Holding};
-use table::{Progress, Table, WORKING};
 
 /// How long a large body waits for a place.
 const PLACE_TIMEOUT: Duration = Duration::from_secs(3);

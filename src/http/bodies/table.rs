@@ -2,30 +2,19 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
-use tokio::sync::Notify;
-
+use super::progress::Progress;
 use crate::http::peers::Peer;
 
 /// Most bodies at a time of a peer that has proven nothing.
 const PER_STRANGER: usize = 64;
 /// Large bodies at a time.
 const MAX_LARGE: usize = 256;
-/// More large bodies than this of a peer that has proven nothing are the first
-/// to give way, stalled or not.
-const LARGE_SHARE: usize = 8;
 /// Memory for bodies under way, in multiples of the largest body.
 const MEMORY: usize = 4;
 /// Disk for recordings under way, in multiples of the largest body.
 const DISK: usize = 16;
-/// A pause of the sender after which another may have the place.
-const STALL: Duration = Duration::from_millis(400);
-/// A sender that is slower than this, in bytes a second, crawls.
-const CRAWL: u64 = 64 * 1024;
-/// So long nobody is said to crawl, in milliseconds of waiting for the sender.
-const CRAWL_START: u64 = 1_000;
 #[derive(Default)]
 pub(super) struct Table {
     next: u64,
@@ -60,20 +49,6 @@ struct Entry {
     holding: Holding,
     progress: Arc<Progress>,
 }
-
-/// How a body comes in.
-pub(super) struct Progress {
-    /// Since when it has been waiting for its sender, or [`WORKING`].
-    pub since: AtomicU64,
-    /// How long it has waited for its sender in all, in milliseconds.
-    pub waited: AtomicU64,
-    pub received: AtomicU64,
-    pub has_lost: AtomicBool,
-    pub lost: Notify,
-}
-
-/// We are at work, not the sender.
-pub(super) const WORKING: u64 = u64::MAX;
 
 /// There is no room for a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,6 +110,8 @@ impl Table {
         Ok(())
     }
 
+    /// Gives a body a place among the large ones, if need be another's; whether
+    /// it got one.
     pub fn take_place(&mut self, id: u64, now: u64) -> bool {
         let Some(entry) = self.held.get(&id) else {
             return true; // It has lost, and will hear of it with its next chunk.
@@ -144,17 +121,19 @@ impl Table {
             return false;
         }
         if self.large >= MAX_LARGE {
-            let share = |peer: Peer| self.strangers.get(&peer).map_or(0, |s| s.large);
-            let within = proven || share(peer) < LARGE_SHARE;
-            let crowded: HashSet<Peer> = self
+            // A stranger gets as many as the others have, whoever came first.
+            let own = self.strangers.get(&peer).map_or(0, |s| s.large);
+            let fair = if proven { 1 } else { own + 1 };
+            let most = self.strangers.values().map(|s| s.large).max();
+            let greediest: HashSet<Peer> = self
                 .strangers
                 .iter()
-                .filter(|(_, s)| within && s.large > LARGE_SHARE)
+                .filter(|(_, s)| s.large > fair && Some(s.large) == most)
                 .map(|(peer, _)| *peer)
                 .collect();
             let rank = |e: &Entry| {
-                let over_share = !e.proven && crowded.contains(&e.peer);
-                e.large.then(|| e.rank(proven, over_share, now)).flatten()
+                let greedy = !e.proven && greediest.contains(&e.peer);
+                e.large.then(|| e.rank(proven, greedy, now)).flatten()
             };
             if self.evict(now, rank).is_err() {
                 return false;
@@ -170,6 +149,7 @@ impl Table {
         true
     }
 
+    /// Whether it had one.
     pub fn leave_place(&mut self, id: u64) -> bool {
         let Some(entry) = self.held.get_mut(&id).filter(|e| e.large) else {
             return false;
@@ -278,44 +258,15 @@ impl Table {
 impl Entry {
     /// How readily this body gives way to one that is proven or not; `None` if
     /// it does not.
-    fn rank(&self, to_proven: bool, over_share: bool, now: u64) -> Option<u8> {
+    fn rank(&self, to_proven: bool, greedy: bool, now: u64) -> Option<u8> {
         let idle = self.progress.is_idle(now);
         match self.proven {
             false if idle => Some(0),
-            false if over_share => Some(1),
+            false if greedy => Some(1),
             false if to_proven => Some(2),
             true if idle => Some(3),
             _ => None,
         }
-    }
-}
-
-impl Progress {
-    pub fn new() -> Self {
-        Self {
-            since: AtomicU64::new(WORKING),
-            waited: AtomicU64::new(0),
-            received: AtomicU64::new(0),
-            has_lost: AtomicBool::new(false),
-            lost: Notify::new(),
-        }
-    }
-
-    /// How long it has been waiting for its sender this time.
-    fn pause(&self, now: u64) -> u64 {
-        match self.since.load(Ordering::Relaxed) {
-            WORKING => 0,
-            since => now.saturating_sub(since),
-        }
-    }
-
-    fn is_idle(&self, now: u64) -> bool {
-        let pause = self.pause(now);
-        let waited = self.waited.load(Ordering::Relaxed) + pause;
-        let received = self.received.load(Ordering::Relaxed);
-        let stalls = u128::from(pause) > STALL.as_millis();
-        let crawls = waited > CRAWL_START && received * 1_000 < CRAWL * waited;
-        stalls || crawls
     }
 }
 
@@ -347,20 +298,21 @@ mod tests {
     /// Long after whoever waits began to.
     const LATER: u64 = 10_000;
 
-    fn peer(n: u8) -> Peer {
-        Peer::from(std::net::IpAddr::from([192, 0, 2, n]))
+    fn peer(n: u16) -> Peer {
+        let [high, low] = n.to_be_bytes();
+        Peer::from(std::net::IpAddr::from([192, 0, high, low]))
     }
 
     fn progress() -> Arc<Progress> {
         Arc::new(Progress::new())
     }
 
-    fn enter(table: &mut Table, n: u8, proven: bool) -> u64 {
+    fn enter(table: &mut Table, n: u16, proven: bool) -> u64 {
         table.enter(peer(n), proven, progress(), 4_096, 0).unwrap()
     }
 
     /// A large body that gets on.
-    fn large(table: &mut Table, n: u8, proven: bool) -> u64 {
+    fn large(table: &mut Table, n: u16, proven: bool) -> u64 {
         let id = enter(table, n, proven);
         assert!(table.take_place(id, LATER));
         id
@@ -378,9 +330,9 @@ mod tests {
     fn those_who_get_on_keep_their_places() {
         let mut table = Table::default();
         let held: Vec<u64> = (0..MAX_LARGE)
-            .map(|n| large(&mut table, (n / LARGE_SHARE) as u8, false))
+            .map(|n| large(&mut table, n as u16, false))
             .collect();
-        let late = enter(&mut table, 200, false);
+        let late = enter(&mut table, 999, false);
         assert!(!table.take_place(late, LATER));
         stall(&table, held[7]);
         assert!(table.take_place(late, LATER));
@@ -388,27 +340,43 @@ mod tests {
     }
 
     #[test]
-    fn strangers_over_their_share_and_then_the_others_give_way() {
+    fn a_stranger_gets_as_many_as_the_others_have() {
         let mut table = Table::default();
-        let greedy = large(&mut table, 1, false);
-        for _ in 0..LARGE_SHARE {
-            large(&mut table, 1, false);
+        for n in 0..MAX_LARGE {
+            large(&mut table, (n / PER_STRANGER) as u16, false);
         }
+        let late = (0..PER_STRANGER).take_while(|_| {
+            let late = enter(&mut table, 100, false);
+            table.take_place(late, LATER)
+        });
+        assert_eq!(late.count(), MAX_LARGE / 5);
+        for n in 0..4 {
+            assert!(table.strangers[&peer(n)].large.abs_diff(MAX_LARGE / 5) <= 1);
+        }
+    }
+
+    #[test]
+    fn strangers_give_way_to_the_known_the_greedy_first() {
+        let mut table = Table::default();
+        let greedy: Vec<u64> = (0..9).map(|_| large(&mut table, 1, false)).collect();
         let mut known = Vec::new();
         while table.large < MAX_LARGE - 1 {
             known.push(large(&mut table, 2, true));
         }
         let modest = large(&mut table, 3, false);
         stall(&table, known[0]);
-        // One of the greedy stranger's nine, then any stranger's, then the
-        // known one that stalls, and then nobody.
-        for _ in 0..=LARGE_SHARE + 1 {
-            let late = enter(&mut table, 2, true);
-            assert!(table.take_place(late, LATER));
+        for _ in 0..8 {
+            large(&mut table, 2, true);
         }
-        assert!(lost(&table, greedy) && lost(&table, modest) && !lost(&table, known[0]));
-        let late = enter(&mut table, 2, true);
-        assert!(table.take_place(late, LATER) && lost(&table, known[0]));
+        assert_eq!(greedy.iter().filter(|id| !lost(&table, **id)).count(), 1);
+        assert!(!lost(&table, modest));
+        // Then any stranger's, then the known one that stalls, then nobody.
+        for _ in 0..2 {
+            large(&mut table, 2, true);
+        }
+        assert!(lost(&table, modest) && !lost(&table, known[0]));
+        large(&mut table, 2, true);
+        assert!(lost(&table, known[0]));
         let late = enter(&mut table, 2, true);
         assert!(!table.take_place(late, LATER));
     }
@@ -426,15 +394,6 @@ mod tests {
         stall(&table, own[3]);
         assert!(again(&mut table).is_ok() && lost(&table, own[3]));
         assert!(!lost(&table, other));
-    }
-
-    #[test]
-    fn who_crawls_counts_as_one_who_stalls() {
-        let crawler = progress();
-        crawler.waited.store(10_000, Ordering::Relaxed);
-        assert!(crawler.is_idle(LATER));
-        crawler.received.store(10 * CRAWL, Ordering::Relaxed);
-        assert!(!crawler.is_idle(LATER));
     }
 
     #[test]
