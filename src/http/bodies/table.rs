@@ -66,9 +66,11 @@ impl Table {
     ) -> Result<u64, Full> {
         let own = self.strangers.get(&peer).map_or(0, |s| s.bodies);
         if !proven && own >= PER_STRANGER {
+            // However short its pause: the newest may be the genuine one behind a
+            // proxy, and who gets on pauses less than those who do not.
             self.evict(now, |e| {
-                let idle = !e.proven && e.peer == peer && e.progress.is_idle(now);
-                idle.then_some(0)
+                let own = !e.proven && e.peer == peer;
+                (own && e.progress.pause(now) > 0).then_some(0)
             })?;
         } else if self.held.len() >= most {
             self.evict(now, |e| e.rank(proven, false, now))?;
