@@ -95,7 +95,10 @@ async fn bodies_that_stop_behind_64_kb_keep_no_event_out() {
         };
         strangers.push(stall(&service, from, "", 66 * 1024).await);
     }
-    send_large_event(&service, "conv_1").await;
+    // One after the other, so that the last finds all of the strangers there.
+    for n in 0..5 {
+        send_large_event(&service, &format!("conv_{n}")).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,7 +124,10 @@ async fn bodies_of_the_same_address_keep_no_event_out() {
     for _ in 0..300 {
         strangers.push(stall(&service, Ipv4Addr::LOCALHOST, "", 160 * 1024).await);
     }
-    send_large_event(&service, "conv_1").await;
+    // One after the other, so that the last finds all of the strangers there.
+    for n in 0..5 {
+        send_large_event(&service, &format!("conv_{n}")).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
