@@ -18,7 +18,7 @@ use crate::clients::{ElevenLabs, OpenAi, OpenMemory};
 use crate::compute::Compute;
 use crate::config::{Config, Services};
 use crate::domain::caller_rules::CallerRules;
-use crate::http::{self, AdminState, OpsState, PublicState};
+use crate::http::{self, AdminState, Connections, Limits, OpsState, PublicState};
 use crate::metric_definitions::Metrics;
 use crate::secrets::AdminKey;
 use crate::store::{
@@ -209,12 +209,13 @@ impl App {
         metrics.sessions_max.set(services.sessions.most as f64);
         measure_storage(&services.database, &metrics);
         let measured = Arc::clone(&metrics);
+        let limits = Limits::public();
         let public_routes = http::routes(PublicState {
             sessions: system.sessions.clone(),
             agents: system.agents.clone(),
             inbox: system.inbox.clone(),
             directory: system.directory.clone(),
-            metrics,
+            metrics: Arc::clone(&metrics),
             caller_ids: services.caller_ids,
             caller_rules: services.caller_rules,
             client_data_key: config.client_data_key,
@@ -222,13 +223,16 @@ impl App {
             post_call_key: config.post_call_key,
             client_data_deadline: services.client_data_deadline,
             max_body: services.max_body,
+            connections: limits.connections,
             two_tier: services.two_tier,
         });
 
         let (stop_public, stop_ops) = (CancellationToken::new(), CancellationToken::new());
-        let public = tokio::spawn(http::serve(
+        let connections = Connections::new(limits, config.trusted_proxies, Some(metrics));
+        let public = tokio::spawn(http::serve_public(
             public_listener,
             public_routes,
+            connections,
             stop_public.clone(),
             REQUEST_GRACE,
         ));

@@ -18,6 +18,7 @@ use crate::actors::{OpenAiLimits, Retention, SessionOptions};
 use crate::clients::OpenAiOptions;
 use crate::domain::caller_rules::{CallerRules, Region};
 use crate::domain::ids::AgentId;
+use crate::http::TrustedProxies;
 use crate::secrets::{AdminKey, Secrets};
 use crate::telemetry::{CallerIdFormat, LogFormat};
 
@@ -30,6 +31,8 @@ const SESSION_IDLE: Duration = Duration::from_secs(15 * 60);
 pub struct Config {
     /// `BIND_ADDR`
     pub bind_addr: SocketAddr,
+    /// `TRUSTED_PROXIES`
+    pub trusted_proxies: TrustedProxies,
     /// `ELEVENLABS_CLIENT_DATA_KEY`
     pub client_data_key: Secrets,
     /// `ELEVENLABS_SEARCH_DATA_KEY`
@@ -109,9 +112,11 @@ impl Config {
         let search_data_key = reader.secrets("ELEVENLABS_SEARCH_DATA_KEY", API_KEY_HINT);
         let post_call_key = reader.secrets("ELEVENLABS_POST_CALL_KEY", POST_CALL_HINT);
         let bind_addr = reader.address("BIND_ADDR", "0.0.0.0:8000");
+        let trusted_proxies = reader.proxies();
         let services = reader.services(post_call_key.first());
         reader.finish(Self {
             bind_addr,
+            trusted_proxies,
             client_data_key,
             search_data_key,
             post_call_key,
@@ -193,6 +198,17 @@ impl Reader<'_> {
                 "{name} is {text:?}, not an address such as {default}"
             ));
             SocketAddr::from(([127, 0, 0, 1], 0))
+        })
+    }
+
+    /// A misspelled one is no default: its callers would share its limits.
+    fn proxies(&mut self) -> TrustedProxies {
+        let text = self.text("TRUSTED_PROXIES").unwrap_or_default();
+        TrustedProxies::parse(&text).unwrap_or_else(|wrong| {
+            self.problems.push(format!(
+                "TRUSTED_PROXIES holds {wrong:?}, not an address such as 127.0.0.1 or a prefix such as 10.0.0.0/8"
+            ));
+            TrustedProxies::default()
         })
     }
 
@@ -543,6 +559,17 @@ mod tests {
             .err()
             .unwrap();
         assert!(!error.to_string().contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn a_misspelled_proxy_is_named() {
+        let set = |value| config(&[("TRUSTED_PROXIES", value)]);
+        assert!(set("127.0.0.1, 10.0.0.0/8,fd00::/8").is_ok());
+        let error = set("127.0.0.1,localhost").err().unwrap().to_string();
+        assert!(
+            error.contains("TRUSTED_PROXIES holds \"localhost\""),
+            "{error}"
+        );
     }
 
     #[test]

@@ -4,11 +4,15 @@
 //! chosen in [`error`] alone.
 
 mod admin;
+mod bodies;
 mod body;
 mod client_data;
+mod connections;
 mod error;
+mod forwarded;
 mod health;
 mod ops;
+mod peers;
 mod post_call;
 mod search_data;
 mod server;
@@ -30,23 +34,21 @@ use crate::metric_definitions::{Endpoint, Metrics};
 use crate::secrets::Secrets;
 use crate::telemetry::CallerIdFormat;
 
+use bodies::Bodies;
+use connections::Client;
 use error::{ApiError, Response};
 
 pub use admin::AdminState;
+pub use connections::{Connections, Limits};
+pub use forwarded::TrustedProxies;
 pub use ops::{OpsState, routes as ops_routes};
-pub use server::serve;
+pub use server::{serve, serve_public};
 pub use signature::sign;
 
 /// Rings answered at a time; more get the defaults. Bounds the mailboxes.
 const MAX_RINGS: usize = 4_096;
 /// Searches answered at a time; more get the empty answer.
 const MAX_SEARCHES: usize = 1_024;
-/// Large post-call bodies received at a time; more get a 503.
-const MAX_POST_CALLS: usize = 256;
-/// Memory for the JSON of bodies under way, in multiples of the largest body.
-const BODY_BUDGET: usize = 4;
-/// Disk for recordings under way, in multiples of the largest body.
-const AUDIO_BUDGET: usize = 16;
 
 /// What the public routes work with.
 pub struct PublicState {
@@ -74,6 +76,9 @@ pub struct PublicState {
     pub client_data_deadline: Duration,
     /// Largest post-call body, in bytes.
     pub max_body: usize,
+    /// Connections that the listener takes. Half of them are kept from bodies of
+    /// post-call, so that a ring always finds one.
+    pub connections: usize,
     /// False answers rings from a single tier (guide, "Rollback Plan").
     pub two_tier: bool,
 }
@@ -83,54 +88,71 @@ struct Shared {
     state: PublicState,
     rings: Semaphore,
     searches: Semaphore,
-    post_calls: Semaphore,
-    body_budget: Arc<Semaphore>,
-    audio_budget: Arc<Semaphore>,
+    bodies: Arc<Bodies>,
 }
 
 #[must_use]
 pub fn routes(state: PublicState) -> BoxedFilter<(impl Reply,)> {
     let shared = Arc::new(Shared {
-        body_budget: Arc::new(Semaphore::new(state.max_body * BODY_BUDGET)),
-        audio_budget: Arc::new(Semaphore::new(state.max_body * AUDIO_BUDGET)),
+        bodies: Bodies::new(state.connections / 2, state.max_body),
         state,
         rings: Semaphore::new(MAX_RINGS),
         searches: Semaphore::new(MAX_SEARCHES),
-        post_calls: Semaphore::new(MAX_POST_CALLS),
     });
     let shared = warp::any().map(move || Arc::clone(&shared));
+    let client = warp::ext::optional::<Client>();
 
     let client_data = path!("webhook" / "client-data")
         .and(warp::post())
         .and(shared.clone())
+        .and(client)
         .and(warp::header::optional("x-api-key"))
         .and(warp::body::stream())
-        .then(async |shared: Arc<Shared>, key: Option<String>, body| {
-            let started = Instant::now();
-            let result = client_data::answer(&shared, key.as_deref(), body, started).await;
-            respond(&shared, Endpoint::ClientData, result)
-        })
+        .then(
+            async |shared: Arc<Shared>, client: Option<Client>, key: Option<String>, body| {
+                let started = Instant::now();
+                let result = match admit(key.as_deref(), &shared.state.client_data_key, client) {
+                    Ok(()) => client_data::answer(&shared, body, started).await,
+                    Err(error) => Err(error),
+                };
+                respond(&shared, Endpoint::ClientData, result)
+            },
+        )
         // On its own, so that a ring does not move the other routes' state about.
         .boxed();
     let search_data = path!("webhook" / "search-data")
         .and(warp::post())
         .and(shared.clone())
+        .and(client)
         .and(warp::header::optional("x-api-key"))
         .and(warp::body::stream())
-        .then(async |shared: Arc<Shared>, key: Option<String>, body| {
-            let started = Instant::now();
-            let result = search_data::answer(&shared, key.as_deref(), body, started).await;
-            respond(&shared, Endpoint::SearchData, result)
-        })
+        .then(
+            async |shared: Arc<Shared>, client: Option<Client>, key: Option<String>, body| {
+                let started = Instant::now();
+                let result = match admit(key.as_deref(), &shared.state.search_data_key, client) {
+                    Ok(()) => search_data::answer(&shared, body, started).await,
+                    Err(error) => Err(error),
+                };
+                respond(&shared, Endpoint::SearchData, result)
+            },
+        )
         .boxed();
     let post_call = path!("webhook" / "post-call")
         .and(warp::post())
         .and(shared)
+        .and(client)
         .and(warp::header::optional("elevenlabs-signature"))
+        .and(warp::header::optional("content-length"))
         .and(warp::body::stream())
         .then(
-            async |shared: Arc<Shared>, signature: Option<String>, body| {
-                let result = post_call::receive(&shared, signature.as_deref(), body).await;
+            async |shared: Arc<Shared>,
+                   client: Option<Client>,
+                   signature: Option<String>,
+                   length: Option<usize>,
+                   body| {
+                let signature = signature.as_deref();
+                let result =
+                    post_call::receive(&shared, client.as_ref(), signature, length, body).await;
                 respond(&shared, Endpoint::PostCall, result)
             },
         )
@@ -186,9 +208,12 @@ fn respond(shared: &Shared, endpoint: Endpoint, result: Result<Response, ApiErro
     response
 }
 
-/// Checks an API key in constant time.
-fn authorize(given: Option<&str>, expected: &Secrets) -> Result<(), ApiError> {
+/// Checks an API key in constant time; a good one proves who sent it.
+fn admit(given: Option<&str>, expected: &Secrets, client: Option<Client>) -> Result<(), ApiError> {
     if expected.contain(given.unwrap_or_default().as_bytes()) {
+        if let Some(client) = client {
+            client.prove();
+        }
         Ok(())
     } else {
         Err(ApiError::Unauthorized("wrong or missing X-Api-Key"))

@@ -15,7 +15,7 @@ use metrics::{
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 pub use labels::{
-    ActorKind, CacheResult, CallOutcome, Endpoint, Label, OpenAiOutcome, RingOutcome,
+    ActorKind, CacheResult, CallOutcome, Dropped, Endpoint, Label, OpenAiOutcome, RingOutcome,
     SearchOutcome, Status, Tier, TierResult, TokenKind,
 };
 
@@ -50,6 +50,10 @@ pub struct Metrics {
     pub post_call: Family<CallOutcome, Histogram>,
     /// `elaoms_webhook_requests_total{endpoint,status}`
     pub webhook_requests: Family<Endpoint, Family<Status, Counter>>,
+    /// `elaoms_connections`
+    pub connections: Gauge,
+    /// `elaoms_connections_dropped_total{reason}`
+    pub connections_dropped: Family<Dropped, Counter>,
     /// `elaoms_openai_requests_total{outcome}`
     pub openai_requests: Family<OpenAiOutcome, Counter>,
     /// `elaoms_openai_attempts_total{status}`
@@ -165,6 +169,10 @@ impl Metrics {
                     )
                 })
             }),
+            connections: unset(gauge!("elaoms_connections")),
+            connections_dropped: Family::new(|d: Dropped| {
+                zero(counter!("elaoms_connections_dropped_total", "reason" => d.as_str()))
+            }),
             openai_requests: Family::new(|o: OpenAiOutcome| {
                 zero(counter!("elaoms_openai_requests_total", "outcome" => o.as_str()))
             }),
@@ -234,6 +242,14 @@ fn describe() {
     describe_counter!(
         "elaoms_webhook_requests_total",
         "Webhook requests by the status answered."
+    );
+    describe_gauge!(
+        "elaoms_connections",
+        "Open connections of the public listener."
+    );
+    describe_counter!(
+        "elaoms_connections_dropped_total",
+        "Connections of strangers closed, connections refused, and bodies cut off, to keep room for others."
     );
     describe_counter!(
         "elaoms_openai_requests_total",

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::error::{self, ApiError, Response};
-use super::{Shared, authorize, body};
+use super::{Shared, body};
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::AgentId;
 use crate::domain::personalization::{Recognition, personalize, personalize_single_tier};
@@ -33,7 +33,6 @@ struct Request<'a> {
 
 pub(super) async fn answer<S, B>(
     shared: &Shared,
-    key: Option<&str>,
     body: S,
     started: Instant,
 ) -> Result<Response, ApiError>
@@ -41,7 +40,6 @@ where
     S: Stream<Item = Result<B, warp::Error>>,
     B: Buf,
 {
-    authorize(key, &shared.state.client_data_key)?;
     let body = body::read_small(body).await?;
     let request: Request<'_> = serde_json::from_slice(&body)?;
     let agent = AgentId::parse(&request.agent_id)

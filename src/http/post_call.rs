@@ -4,39 +4,43 @@
 //! on the way and is never held in memory. 200 is answered only when the event
 //! is durable.
 
-use std::sync::Arc;
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
 use serde_json::json;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::Instant;
 
 use super::Shared;
+use super::bodies::{Body, Full, Holding, Missed};
+use super::connections::Client;
 use super::error::{self, ApiError, Response};
+use super::peers::Peer;
 use super::signature::{SignatureError, Verifier};
-use crate::actors::{Delivery, Receipt};
+use crate::actors::{Delivery, Receipt, Recording};
 use crate::domain::envelope::EnvelopeSplitter;
+use crate::metric_definitions::Dropped;
 use crate::store::StoreError;
 
 /// How long a whole body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long the sender may pause within a body.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long what is refused is still read.
+const LINGER: Duration = Duration::from_secs(2);
 /// A body that is slower than this, in bytes a second, after its first
 /// seconds: a sender without the key could otherwise hold a place for long.
 const SLOWEST: u64 = 16 * 1024;
 /// See [`SLOWEST`].
 const SLOW_START: Duration = Duration::from_secs(5);
-/// A body up to this size, in bytes, needs no place: however many trickle in,
-/// the ordinary event passes.
+/// A body that goes on behind these bytes needs a place among the large ones:
+/// however many trickle in, the ordinary event passes. Who sends so much and
+/// stops has none yet.
 const SMALL_BODY: usize = 64 * 1024;
-/// How long a larger body waits for a place.
-const PLACE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Up to this size the JSON of a body is not counted against the budget, in bytes.
-const FREE_JSON: usize = 1024 * 1024;
+/// Up to this size what a body holds of our memory is not counted, in bytes.
+const FREE_MEMORY: usize = 1024 * 1024;
 
 impl From<SignatureError> for ApiError {
     fn from(error: SignatureError) -> Self {
@@ -56,63 +60,99 @@ fn not_stored(error: &StoreError) -> ApiError {
     ApiError::Unavailable("the event cannot be stored now; please send it again")
 }
 
+impl From<Full> for ApiError {
+    fn from(Full: Full) -> Self {
+        Self::Unavailable("too many large post-call events at once")
+    }
+}
+
 pub(super) async fn receive<S, B>(
     shared: &Shared,
+    client: Option<&Client>,
     signature: Option<&str>,
+    length: Option<usize>,
     body: S,
 ) -> Result<Response, ApiError>
 where
-    S: Stream<Item = Result<B, warp::Error>>,
-    B: Buf,
+    S: Stream<Item = Result<B, warp::Error>> + Send + 'static,
+    B: Buf + Send,
 {
-    let state = &shared.state;
-    let now = Timestamp::now();
-    let verifier = Verifier::new(signature, state.post_call_key.values(), now)
-        .inspect_err(|error| tracing::warn!(%error, "post-call webhook refused"))?;
-    let (delivery, _budget) = read(shared, verifier, body, now).await?;
-    let receipt = state.inbox.take(delivery).await;
-    Ok(answer(&receipt.map_err(|e| not_stored(&e))?))
+    let place = shared.bodies.enter(
+        client.map_or(Peer::UNKNOWN, |client| client.peer),
+        client.is_some_and(Client::is_proven),
+    )?;
+    let mut body = Box::pin(body);
+    let delivery = async {
+        let now = Timestamp::now();
+        let verifier = Verifier::new(signature, shared.state.post_call_key.values(), now)
+            .inspect_err(|error| tracing::warn!(%error, "post-call webhook refused"))?;
+        let limit = shared.state.max_body;
+        if length.is_some_and(|length| length > limit) {
+            return Err(ApiError::TooLarge { limit });
+        }
+        read(shared, client, &place, verifier, body.as_mut(), now).await
+    };
+    match delivery.await {
+        Ok(delivery) => {
+            let receipt = shared.state.inbox.take(delivery).await;
+            Ok(answer(&receipt.map_err(|e| not_stored(&e))?))
+        }
+        Err(error) => {
+            // Who is cut off while still sending may never see the answer, and a
+            // proxy makes a 502 of it, which ElevenLabs would send again.
+            place.is_refused();
+            tokio::spawn(async move {
+                let end = Instant::now() + LINGER;
+                while let Ok(Some(Ok(_))) = place.next(body.next(), end).await {}
+            });
+            Err(error)
+        }
+    }
 }
 
-/// An authentic body, with the memory that it takes from the budget until its
-/// event is stored.
+/// An authentic body. What it holds is counted in `place`, which has to last
+/// until its event is stored.
 async fn read<S, B>(
     shared: &Shared,
+    client: Option<&Client>,
+    place: &Body,
     mut verifier: Verifier,
-    body: S,
+    mut body: Pin<&mut S>,
     received_at: Timestamp,
-) -> Result<(Delivery, Option<OwnedSemaphorePermit>), ApiError>
+) -> Result<Delivery, ApiError>
 where
     S: Stream<Item = Result<B, warp::Error>>,
     B: Buf,
 {
     let limit = shared.state.max_body;
-    let mut body = std::pin::pin!(body);
     let mut splitter = EnvelopeSplitter::default();
     let mut recording = shared.state.inbox.recording();
-    let mut budget = Budget {
-        pool: Arc::clone(&shared.body_budget),
-        taken: None,
-    };
-    let mut disk = Budget {
-        pool: Arc::clone(&shared.audio_budget),
-        taken: None,
-    };
-    let mut place = None;
+    let mut is_large = false;
     let mut total = 0;
     let start = Instant::now();
     let end = start + BODY_TIMEOUT;
     loop {
         let chunk_end = end.min(Instant::now() + CHUNK_TIMEOUT);
-        let Some(chunk) = timeout_at(chunk_end, body.next())
-            .await
-            .map_err(|_| ApiError::TooSlow)?
-        else {
+        let chunk = place.next(body.next(), chunk_end).await;
+        let chunk = chunk.map_err(|missed| match missed {
+            Missed::Late => ApiError::TooSlow,
+            Missed::Lost => {
+                let dropped = &shared.state.metrics.connections_dropped;
+                dropped.get(Dropped::Stalled).increment(1);
+                ApiError::Unavailable("the body paused while others waited for its place")
+            }
+        })?;
+        let Some(chunk) = chunk else {
             break;
         };
         let mut chunk = chunk.map_err(|_| ApiError::TooSlow)?;
         let chunk: Bytes = chunk.copy_to_bytes(chunk.remaining());
+        if total > SMALL_BODY && !is_large {
+            place.become_large().await?;
+            is_large = true;
+        }
         total += chunk.len();
+        place.received(chunk.len());
         if total > limit {
             return Err(ApiError::TooLarge { limit });
         }
@@ -120,56 +160,43 @@ where
         if start.elapsed() > slow_after {
             return Err(ApiError::TooSlow);
         }
-        if total > SMALL_BODY && place.is_none() {
-            let permit = timeout(PLACE_TIMEOUT, shared.post_calls.acquire()).await;
-            let busy = ApiError::Unavailable("too many large post-call events at once");
-            place = Some(permit.map_err(|_| busy)?.map_err(|_| ApiError::Internal)?);
-        }
         verifier.update(&chunk);
         splitter.push(&chunk, |bytes| recording.push(bytes));
-        budget.cover(splitter.envelope_len())?;
-        disk.cover(total - splitter.envelope_len())?;
+        let holding = holding(splitter.envelope_len(), total - splitter.envelope_len());
+        if place.hold(holding).is_err() {
+            // A ring of the same peer may have come since this body began.
+            if client.is_some_and(Client::is_proven) {
+                place.prove();
+            }
+            place.hold(holding)?;
+        }
         recording.flush().await.map_err(|e| not_stored(&e))?;
     }
+    place.is_whole();
     verifier
         .verify()
         .inspect_err(|error| tracing::warn!(%error, "post-call webhook refused"))?;
-    let delivery = Delivery {
+    place.prove();
+    if let Some(client) = client {
+        client.prove();
+    }
+    Ok(Delivery {
         envelope: splitter.finish(),
         recording,
         received_at,
+    })
+}
+
+/// What a body with so many bytes of JSON and audio holds.
+fn holding(envelope: usize, audio: usize) -> Holding {
+    let (in_memory, on_disk) = if audio <= Recording::IN_MEMORY {
+        (audio, 0)
+    } else {
+        (0, audio)
     };
-    Ok((delivery, budget.taken))
-}
-
-/// Memory for JSON, or disk for recordings, shared by all bodies under way.
-struct Budget {
-    pool: Arc<Semaphore>,
-    taken: Option<OwnedSemaphorePermit>,
-}
-
-impl Budget {
-    fn cover(&mut self, bytes: usize) -> Result<(), ApiError> {
-        let taken = self
-            .taken
-            .as_ref()
-            .map_or(0, OwnedSemaphorePermit::num_permits);
-        let Some(more) = bytes
-            .saturating_sub(FREE_JSON)
-            .checked_sub(taken)
-            .filter(|more| *more > 0)
-        else {
-            return Ok(());
-        };
-        let more = u32::try_from(more).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.pool)
-            .try_acquire_many_owned(more)
-            .map_err(|_| ApiError::Unavailable("too many large post-call events at once"))?;
-        match &mut self.taken {
-            Some(taken) => taken.merge(permit),
-            None => self.taken = Some(permit),
-        }
-        Ok(())
+    Holding {
+        memory: (envelope + in_memory).saturating_sub(FREE_MEMORY),
+        disk: on_disk,
     }
 }
 

@@ -1,29 +1,35 @@
 //! The server loop. warp's own has no header timeout and no bound on graceful
 //! shutdown, so its routes are served with hyper directly.
 
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use warp::filters::BoxedFilter;
+use warp::reply::Response;
 use warp::{Filter, Reply};
 
-/// How long a request's header may take, which includes the pause of a
-/// kept-alive connection before its next request.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Most connections at a time; further ones wait to be accepted.
-const MAX_CONNECTIONS: usize = 8_192;
-/// How long to leave the listener alone when the process has no more files.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use super::connections::{Admitted, Connections, Limits};
+use super::forwarded::TrustedProxies;
 
-/// Serves until `shutdown`, then gives open requests up to `grace`.
+/// Most of a request that is read ahead, in bytes: what a stranger's header or
+/// chunk may hold of our memory.
+const READ_AHEAD: usize = 64 * 1024;
+/// How long to leave the listener alone when the process has no more files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Serves until `shutdown`, then gives open requests up to `grace`. For
+/// listeners that strangers do not reach.
 pub async fn serve<R>(
     listener: TcpListener,
     routes: BoxedFilter<(R,)>,
@@ -32,59 +38,89 @@ pub async fn serve<R>(
 ) where
     R: Reply + Send + 'static,
 {
-    let connections = TaskTracker::new();
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = Connections::new(Limits::local(), TrustedProxies::default(), None);
+    serve_public(listener, routes, connections, shutdown, grace).await;
+}
+
+/// The same, for a listener that strangers reach.
+pub async fn serve_public<R>(
+    listener: TcpListener,
+    routes: BoxedFilter<(R,)>,
+    connections: Arc<Connections>,
+    shutdown: CancellationToken,
+    grace: Duration,
+) where
+    R: Reply + Send + 'static,
+{
+    let tasks = TaskTracker::new();
     let service = warp::service(routes.map(Reply::into_response).boxed());
     loop {
-        let accept = async {
-            let permit = Arc::clone(&permits).acquire_owned().await;
-            (listener.accept().await, permit)
-        };
-        let (accepted, permit) = tokio::select! {
-            accepted = accept => accepted,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             () = shutdown.cancelled() => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "A connection could not be accepted");
+                connections.out_of_files();
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let (service, shutdown) = (service.clone(), shutdown.clone());
-        connections.spawn(async move {
-            let _permit = permit;
-            connection(stream, TowerToHyperService::new(service), shutdown).await;
-        });
+        let Some(admitted) = connections.admit(address.ip()) else {
+            continue;
+        };
+        let service = TowerToHyperService::new(service.clone());
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move { connection(stream, admitted, service, shutdown).await });
     }
     drop(listener);
-    connections.close();
-    if timeout(grace, connections.wait()).await.is_err() {
+    tasks.close();
+    if timeout(grace, tasks.wait()).await.is_err() {
         tracing::warn!("Some requests were not finished in time");
     }
 }
 
-async fn connection<S>(stream: TcpStream, service: S, shutdown: CancellationToken)
-where
-    S: hyper::service::Service<
-            hyper::Request<hyper::body::Incoming>,
-            Response = warp::reply::Response,
-            Error = std::convert::Infallible,
-        >,
+async fn connection<S>(
+    stream: TcpStream,
+    admitted: Admitted,
+    service: S,
+    shutdown: CancellationToken,
+) where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
 {
+    let state = &admitted.0;
+    let service = service_fn(|mut request: Request<Incoming>| {
+        let client = state.begin(request.headers());
+        request.extensions_mut().insert(client);
+        let answer = service.call(request);
+        async {
+            let answer = answer.await;
+            state.end();
+            answer
+        }
+    });
     // An answer is one small packet; waiting to fill it delays a ring.
     let _ = stream.set_nodelay(true);
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        // How long a header may take is watched by `state`, which knows who asks.
+        .header_read_timeout(None)
+        .max_buf_size(READ_AHEAD)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    let result = tokio::select! {
-        result = &mut connection => result,
-        () = shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let mut stopping = false;
+    let result = loop {
+        tokio::select! {
+            result = &mut connection => break result,
+            close = state.over() => {
+                tracing::debug!(?close, "A connection is closed");
+                return;
+            }
+            () = shutdown.cancelled(), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
         }
     };
     if let Err(error) = result {

@@ -111,6 +111,20 @@ label! {
 }
 
 label! {
+    /// Why the listener parted with a sender.
+    Dropped {
+        /// A stranger's connection brought no request in time.
+        Silent = "silent",
+        /// A stranger's connection: its peer had too many.
+        Peer = "peer",
+        /// There were too many connections in all.
+        Full = "full",
+        /// A body stalled, or was slow, while another needed its place.
+        Stalled = "stalled",
+    }
+}
+
+label! {
     /// How the making of a greeting ended, after retries.
     OpenAiOutcome {
         /// A usable greeting.

@@ -1,5 +1,5 @@
 //! Programs beside the service that some tests run: Prometheus and its
-//! relatives. `make tools` installs them.
+//! relatives, reverse proxies. `make tools` installs them.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -36,3 +36,5 @@ pub const PROMTOOL: &[&str] = &["promtool"];
 /// Debian's name first.
 pub const ALERTMANAGER: &[&str] = &["prometheus-alertmanager", "alertmanager"];
 pub const AMTOOL: &[&str] = &["amtool"];
+pub const NGINX: &[&str] = &["nginx"];
+pub const CADDY: &[&str] = &["caddy"];

@@ -51,8 +51,8 @@ pub enum Receipt {
     Unknown,
 }
 
-/// The audio of a body that is being received, still in base64: all but its
-/// last portion is on disk.
+/// The audio of a body that is being received, still in base64. A short one stays
+/// in memory; of a longer one all but the last portion is on disk.
 pub struct Recording {
     archive: Archive,
     spool: Option<AudioSpool>,
@@ -60,6 +60,10 @@ pub struct Recording {
 }
 
 impl Recording {
+    /// Up to this size, in bytes, a recording does not touch the disk before its
+    /// body is known to be authentic.
+    pub const IN_MEMORY: usize = 1024 * 1024;
+
     fn new(archive: Archive) -> Self {
         Self {
             archive,
@@ -78,7 +82,12 @@ impl Recording {
     /// # Errors
     /// If the disk refuses it.
     pub async fn flush(&mut self) -> Result<()> {
-        if self.pending.len() >= AUDIO_PORTION {
+        let portion = if self.spool.is_some() {
+            AUDIO_PORTION
+        } else {
+            Self::IN_MEMORY + 1
+        };
+        if self.pending.len() >= portion {
             self.write().await?;
         }
         Ok(())
