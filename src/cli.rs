@@ -48,6 +48,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 #[must_use]
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
+    keep_memory_private();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -72,6 +73,20 @@ pub fn run() -> ExitCode {
     // A thread that waits for a disk that hangs would be waited for for ever.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     status
+}
+
+/// Secrets and callers' words are in memory, and secrets in the environment that
+/// was given to the process: neither is dumped when it crashes, nor shown to
+/// other processes of the same user (`/proc/<pid>/environ`, `ptrace`).
+fn keep_memory_private() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    // Best effort: it works the same without.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    let _ = setrlimit(Resource::Core, none);
 }
 
 /// Says why the configuration cannot be used.

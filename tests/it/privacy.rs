@@ -436,6 +436,14 @@ async fn secrets_change_without_a_gap_and_come_from_files() {
         let sent = service.post_call_signed(body.clone(), &signature);
         assert_eq!(sent.send().await.unwrap().status(), status, "{key}");
     }
+    // Nor are they in a memory dump: there is none.
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", service.pid())).unwrap();
+    let core = limits
+        .lines()
+        .find(|l| l.starts_with("Max core file size"))
+        .unwrap();
+    let values: Vec<&str> = core.split_whitespace().skip(4).take(2).collect();
+    assert_eq!(values, ["0", "0"], "{core}");
     let missing = ("ELEVENLABS_SEARCH_DATA_KEY_FILE", "/nowhere/key");
     let settings = [
         ("ELEVENLABS_SEARCH_DATA_KEY", String::new()),

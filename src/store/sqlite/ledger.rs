@@ -4,6 +4,9 @@
 //! and the others are `queued` behind it; learning one makes the next ready,
 //! in the same transaction. So finding work never scans the backlog.
 
+mod dead_letters;
+mod settlement;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -15,13 +18,16 @@ use super::register;
 use super::rows::{self, first, millis, query, unreadable};
 use crate::domain::agent_profile::AgentProfile;
 use crate::domain::caller_id::CallerId;
-use crate::domain::ids::{AgentId, ConversationId};
+use crate::domain::ids::AgentId;
 use crate::domain::profile::CallOrder;
 use crate::store::{
     Accepted, Claimed, DeadLetter, ErasedEvents, EventId, InboxEvent, InboxStats, KnownCalls,
-    LONGEST_PAUSE, Ledger, NewEvent, Result, RetryCause, Settled, Settlement, Stage, StoreError,
-    StoredAgent, Unarchived,
+    LONGEST_PAUSE, Ledger, NewEvent, Result, Settled, Settlement, Stage, StoreError, StoredAgent,
+    Unarchived,
 };
+
+use dead_letters::{dead_letter, erase, revive};
+use settlement::settle;
 
 /// [`Ledger`] on SQLite.
 #[derive(Clone)]
@@ -272,69 +278,6 @@ fn count(row: &Row<'_>, column: &str) -> Result<u64> {
     u64::try_from(count).map_err(|_| unreadable(column))
 }
 
-fn dead_letter(row: &Row<'_>) -> Result<DeadLetter> {
-    let error: Option<String> = row.get("last_error")?;
-    Ok(DeadLetter {
-        id: row.get("id")?,
-        kind: row.get("kind")?,
-        conversation_id: row.get("conversation_id")?,
-        received_at: rows::time(row, "received_at")?,
-        attempts: row.get("attempts")?,
-        error: error.unwrap_or_default(),
-    })
-}
-
-/// A dead letter of unknown type names no caller, but its body may.
-fn erase(
-    db: &Connection,
-    caller: &CallerId,
-    known: &KnownCalls,
-    now: Timestamp,
-) -> Result<ErasedEvents> {
-    let sql = "SELECT id, state, conversation_id FROM inbox WHERE caller = ?1
-               UNION ALL
-               SELECT id, state, NULL FROM inbox
-               WHERE state = 'dead' AND caller IS NULL AND instr(payload, CAST(?1 AS BLOB)) > 0";
-    let rows = query(db, sql, [caller.as_str()], |row| {
-        let (state, conversation): (String, Option<String>) =
-            (row.get("state")?, row.get("conversation_id")?);
-        let conversation = conversation.and_then(|id| ConversationId::parse(&id).ok());
-        Ok((EventId(row.get("id")?), state == "dead", conversation))
-    })?;
-    let mut erased = ErasedEvents {
-        conversations: known.conversations.clone(),
-        ..ErasedEvents::default()
-    };
-    for (id, is_dead, conversation) in rows {
-        erased.dead_letters += u64::from(is_dead);
-        erased.conversations.extend(conversation);
-        erased.events.push(id);
-        db.prepare_cached("DELETE FROM inbox WHERE id = ?1")?
-            .execute([id.0])?;
-    }
-    let sql = "SELECT conversations FROM pending_erasures WHERE caller = ?1";
-    let begun: Option<String> = first(db, sql, [caller.as_str()], |row| {
-        Ok(row.get("conversations")?)
-    })?;
-    let begun: Option<Vec<ConversationId>> =
-        begun.and_then(|begun| serde_json::from_str(&begun).ok());
-    erased.conversations.extend(begun.unwrap_or_default());
-    erased.conversations.sort();
-    erased.conversations.dedup();
-
-    register::bury(db, &erased.conversations, now)?;
-    for mark in &known.marks {
-        register::bury_mark(db, mark, now)?;
-    }
-    let conversations = serde_json::to_string(&erased.conversations)
-        .map_err(|e| StoreError::Corrupt(e.to_string()))?;
-    db.prepare_cached(
-        "INSERT OR REPLACE INTO pending_erasures (caller, conversations, begun_at) VALUES (?1, ?2, ?3)",
-    )?
-    .execute(params![caller.as_str(), conversations, millis(now)])?;
-    Ok(erased)
-}
-
 fn accept(db: &Connection, event: &NewEvent) -> Result<Accepted> {
     if register::is_erased(db, &event.key.conversation_id)? {
         return Ok(Accepted::Duplicate);
@@ -440,94 +383,6 @@ fn inbox_event(row: &Row<'_>, stage: Stage) -> Result<InboxEvent> {
     })
 }
 
-/// What settling needs to know of an event.
-struct Settling {
-    caller: Option<String>,
-    agent: Option<String>,
-    started_at: i64,
-    greeting_wanted: bool,
-}
-
-fn settle(db: &Connection, id: EventId, stage: Stage, how: &Settlement) -> Result<Settled> {
-    let sql = "SELECT caller, agent, started_at, greeting_wanted FROM inbox
-               WHERE id = ?1 AND stage = ?2 AND state = 'ready'";
-    let event = first(db, sql, params![id.0, stage.as_str()], |row| {
-        Ok(Settling {
-            caller: row.get("caller")?,
-            agent: row.get("agent")?,
-            started_at: row.get("started_at")?,
-            greeting_wanted: row.get("greeting_wanted")?,
-        })
-    })?;
-    let Some(event) = event else {
-        return Ok(Settled::default());
-    };
-    let mut settled = Settled::default();
-    match how {
-        Settlement::Learned => {
-            promote_next(db, id, &event)?;
-            let greet = event.greeting_wanted && !newer_call_waits(db, id, &event)?;
-            if greet {
-                settled.superseded = supersede_older(db, id, &event)?;
-            }
-            settled.next = greet.then_some(Stage::Greet);
-            if greet {
-                begin_greeting(db, id)?;
-            } else {
-                finish(db, id)?;
-            }
-        }
-        Settlement::Greeted => finish(db, id)?,
-        Settlement::Retry {
-            run_at,
-            error,
-            cause,
-        } => {
-            let (crashes, unusable) = match cause {
-                RetryCause::Outage => (0, 0),
-                RetryCause::Crash => (1, 0),
-                RetryCause::Unusable => (0, 1),
-            };
-            db.prepare_cached(
-                "UPDATE inbox SET attempts = attempts + 1, crashes = crashes + ?4,
-                     unusable = unusable + ?5, run_at = ?2, last_error = ?3 WHERE id = ?1",
-            )?
-            .execute(params![id.0, millis(*run_at), error, crashes, unusable])?;
-            settled.next = Some(stage);
-        }
-        Settlement::Dead { error } => {
-            if stage == Stage::Learn {
-                promote_next(db, id, &event)?;
-            }
-            db.prepare_cached(
-                "UPDATE inbox SET attempts = attempts + 1, state = 'dead', last_error = ?2 WHERE id = ?1",
-            )?
-            .execute(params![id.0, error])?;
-        }
-    }
-    Ok(settled)
-}
-
-fn begin_greeting(db: &Connection, id: EventId) -> Result<()> {
-    db.prepare_cached(
-        "UPDATE inbox SET stage = 'greet', attempts = 0, last_error = NULL, run_at = received_at,
-             greet_since = CAST(unixepoch('subsec') * 1000 AS INTEGER)
-         WHERE id = ?1",
-    )?
-    .execute([id.0])?;
-    Ok(())
-}
-
-/// Ends an event. Its body is dropped once it is in the archive.
-fn finish(db: &Connection, id: EventId) -> Result<()> {
-    db.prepare_cached(
-        "UPDATE inbox SET state = 'done', last_error = NULL,
-             payload = CASE WHEN archived THEN NULL ELSE payload END WHERE id = ?1",
-    )?
-    .execute([id.0])?;
-    Ok(())
-}
-
 fn to_archive(
     db: &Connection,
     now: Timestamp,
@@ -564,63 +419,4 @@ fn to_archive(
         });
     }
     Ok(due)
-}
-
-fn promote_next(db: &Connection, id: EventId, event: &Settling) -> Result<()> {
-    db.prepare_cached(
-        "UPDATE inbox SET state = 'ready' WHERE state = 'queued' AND id =
-             (SELECT min(id) FROM inbox WHERE caller = ?1 AND stage = 'learn'
-                  AND state IN ('queued', 'ready') AND id <> ?2)",
-    )?
-    .execute(params![event.caller, id.0])?;
-    Ok(())
-}
-
-/// Whether a newer call of the same caller and agent is still to be learned
-/// or greeted: then only that one's greeting is made.
-fn newer_call_waits(db: &Connection, id: EventId, event: &Settling) -> Result<bool> {
-    let found = first(
-        db,
-        "SELECT 1 FROM inbox
-         WHERE caller = ?1 AND agent = ?2 AND greeting_wanted AND (started_at, id) > (?3, ?4)
-             AND ((stage = 'learn' AND state IN ('queued', 'ready')) OR (stage = 'greet' AND state = 'ready'))
-         LIMIT 1",
-        params![event.caller, event.agent, event.started_at, id.0],
-        |_| Ok(()),
-    )?;
-    Ok(found.is_some())
-}
-
-fn supersede_older(db: &Connection, id: EventId, event: &Settling) -> Result<Vec<Timestamp>> {
-    let older = query(
-        db,
-        "SELECT id, received_at FROM inbox
-         WHERE caller = ?1 AND agent = ?2 AND stage = 'greet' AND state = 'ready'
-             AND (started_at, id) < (?3, ?4)",
-        params![event.caller, event.agent, event.started_at, id.0],
-        |row| Ok((EventId(row.get("id")?), rows::time(row, "received_at")?)),
-    )?;
-    older
-        .into_iter()
-        .map(|(older, received_at)| {
-            finish(db, older)?;
-            Ok(received_at)
-        })
-        .collect()
-}
-
-fn revive(db: &Connection, id: EventId, now: Timestamp) -> Result<bool> {
-    // Back in its place in the order: behind a call that is being learned now.
-    let revived = db
-        .prepare_cached(
-            "UPDATE inbox SET attempts = 0, crashes = 0, unusable = 0, run_at = ?2, received_at = ?2,
-                 greet_since = ?2, state =
-                 CASE WHEN stage = 'learn' AND EXISTS (
-                     SELECT 1 FROM inbox other WHERE other.caller = inbox.caller AND other.stage = 'learn'
-                         AND other.state IN ('queued', 'ready'))
-                 THEN 'queued' ELSE 'ready' END
-             WHERE id = ?1 AND state = 'dead' AND kind <> 'unknown'",
-        )?
-        .execute(params![id.0, millis(now)])?;
-    Ok(revived == 1)
 }

@@ -1,0 +1,370 @@
+//! One setting after the other: what is missing or cannot be used is collected,
+//! so that an operator learns of all of it at once.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{ConfigError, Environment, SESSION_IDLE, Services};
+use crate::actors::{OpenAiLimits, Retention, SessionOptions};
+use crate::clients::OpenAiOptions;
+use crate::domain::caller_rules::{CallerRules, Region};
+use crate::domain::ids::AgentId;
+use crate::http::TrustedProxies;
+use crate::secrets::{AdminKey, Secrets};
+use crate::telemetry::{CallerIdFormat, LogFormat};
+
+/// Reads from an environment.
+pub(super) struct Reader<'a> {
+    env: &'a Environment,
+    problems: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(env: &'a Environment) -> Self {
+        Self {
+            env,
+            problems: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    pub fn finish<T>(self, config: T) -> Result<T, ConfigError> {
+        if self.problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError(self.problems))
+        }
+    }
+
+    /// An empty value counts as not set.
+    fn text(&self, name: &str) -> Option<String> {
+        self.env
+            .get(name)
+            .map(|v| v.trim().to_owned())
+            .filter(|v| !v.is_empty())
+    }
+
+    /// A secret, set directly or as the content of the file that `…_FILE` names.
+    fn credential(&mut self, name: &str) -> Option<String> {
+        if let Some(value) = self.text(name) {
+            return Some(value);
+        }
+        let file = format!("{name}_FILE");
+        let path = self.text(&file)?;
+        match std::fs::read_to_string(&path) {
+            Ok(content) => Some(content.trim().to_owned()).filter(|c| !c.is_empty()),
+            Err(error) => {
+                self.problems.push(format!(
+                    "{file} names {path:?}, which cannot be read: {error}"
+                ));
+                None
+            }
+        }
+    }
+
+    pub fn secrets(&mut self, name: &str, hint: &str) -> Secrets {
+        let problems = self.problems.len();
+        let secrets = Secrets::parse(&self.credential(name).unwrap_or_default());
+        if secrets.first().is_none() && self.problems.len() == problems {
+            self.problems.push(format!("{name} is not set: {hint}"));
+        }
+        secrets
+    }
+
+    pub fn address(&mut self, name: &str, default: &str) -> SocketAddr {
+        let text = self.text(name).unwrap_or_else(|| default.to_owned());
+        text.parse().unwrap_or_else(|_| {
+            self.problems.push(format!(
+                "{name} is {text:?}, not an address such as {default}"
+            ));
+            SocketAddr::from(([127, 0, 0, 1], 0))
+        })
+    }
+
+    /// A misspelled one is no default: its callers would share its limits.
+    pub fn proxies(&mut self) -> TrustedProxies {
+        let text = self.text("TRUSTED_PROXIES").unwrap_or_default();
+        TrustedProxies::parse(&text).unwrap_or_else(|wrong| {
+            self.problems.push(format!(
+                "TRUSTED_PROXIES holds {wrong:?}, not an address such as 127.0.0.1 or a prefix such as 10.0.0.0/8"
+            ));
+            TrustedProxies::default()
+        })
+    }
+
+    fn url(&mut self, name: &str, default: &str) -> String {
+        let text = self.text(name).unwrap_or_else(|| default.to_owned());
+        let rest = text
+            .strip_prefix("https://")
+            .or_else(|| text.strip_prefix("http://"));
+        if rest.is_none_or(|r| r.is_empty() || r.contains(char::is_whitespace)) {
+            self.problems
+                .push(format!("{name} is {text:?}, not a URL such as {default}"));
+        } else if text.starts_with("http://") && !is_on_this_machine(&text) {
+            // The URL may hold a password: it is not repeated.
+            self.warnings.push(format!(
+                "{name} is plain HTTP to another machine: keys and callers' words can be read on the way; use https://"
+            ));
+        }
+        text.trim_end_matches('/').to_owned()
+    }
+
+    /// A number within `range`, else the default with a warning.
+    fn number<T>(&mut self, name: &str, default: T, range: std::ops::RangeInclusive<T>) -> T
+    where
+        T: std::str::FromStr + PartialOrd + Copy + std::fmt::Display,
+    {
+        let Some(text) = self.text(name) else {
+            return default;
+        };
+        match text.parse() {
+            Ok(number) if range.contains(&number) => number,
+            _ => {
+                self.warnings.push(format!(
+                    "{name} is {text:?}, not a number from {} to {}; using {default}",
+                    range.start(),
+                    range.end(),
+                ));
+                default
+            }
+        }
+    }
+
+    pub fn services(&mut self, post_call_key: Option<&SecretString>) -> Services {
+        let ops_addr = self.address("OPS_ADDR", "127.0.0.1:9464");
+        let admin_keys = self.credential("ADMIN_KEY").unwrap_or_default();
+        let admin_keys = AdminKey::parse_all(&admin_keys);
+        let database = self.database();
+        let openmemory = self.openmemory();
+        let two_tier = self.switch("USE_TWO_TIER", true);
+        let openai = self.openai();
+        let elevenlabs = self.elevenlabs();
+        let log_format = match self.text("LOG_FORMAT").as_deref() {
+            None | Some("text") => LogFormat::Text,
+            Some("json") => LogFormat::Json,
+            Some(other) => {
+                self.warnings.push(format!(
+                    "LOG_FORMAT is {other:?}, not text or json; using text"
+                ));
+                LogFormat::Text
+            }
+        };
+        let caller_ids = match self.text("LOG_CALLER_IDS").as_deref() {
+            None | Some("full") => CallerIdFormat::Full,
+            Some("masked") => CallerIdFormat::Masked,
+            Some("hashed") => {
+                let key = post_call_key
+                    .map(|k| k.expose_secret().as_bytes())
+                    .unwrap_or_default();
+                CallerIdFormat::hashed(key)
+            }
+            Some(other) => {
+                // Who misspells it wanted less in the logs, not more.
+                self.warnings.push(format!(
+                    "LOG_CALLER_IDS is {other:?}, not full, masked or hashed; using masked"
+                ));
+                CallerIdFormat::Masked
+            }
+        };
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        Services {
+            ops_addr,
+            admin_keys,
+            database,
+            openmemory,
+            two_tier,
+            archive: self
+                .text("PAYLOAD_STORAGE_PATH")
+                .unwrap_or_else(|| "./payloads".into())
+                .into(),
+            openai,
+            elevenlabs,
+            agent_ttl: hours(self.number("AGENT_CACHE_TTL_HOURS", 24, 1..=8_760)),
+            client_data_deadline: Duration::from_millis(self.number(
+                "CLIENT_DATA_DEADLINE_MS",
+                400,
+                10..=10_000,
+            )),
+            greeting_retry: hours(self.number("GREETING_RETRY_HOURS", 24, 0..=720)),
+            retention: self.retention(),
+            max_body: self.number("MAX_BODY_MB", 64usize, 1..=1_024) * 1024 * 1024,
+            sessions: SessionOptions {
+                most: self.number("MAX_SESSIONS", 20_000, 16..=10_000_000),
+                idle: SESSION_IDLE,
+            },
+            caller_rules: Arc::new(self.caller_rules()),
+            log_format,
+            caller_ids,
+            log_filter: self.log_filter(),
+            warnings: std::mem::take(&mut self.warnings),
+        }
+    }
+
+    /// A bare word that is no level would name a module, and silence all others.
+    fn log_filter(&mut self) -> Option<String> {
+        const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
+        let filter = self.text("RUST_LOG")?;
+        let known = |part: &str| {
+            part.contains('=')
+                || part.contains("::")
+                || part.contains('[')
+                || LEVELS.contains(&part.to_lowercase().as_str())
+        };
+        if filter.split(',').map(str::trim).all(known) {
+            return Some(filter);
+        }
+        self.warnings.push(format!(
+            "RUST_LOG is {filter:?}, not a level (error, warn, info, debug, trace) or a filter; using info"
+        ));
+        None
+    }
+
+    fn database(&mut self) -> PathBuf {
+        let url = self
+            .text("DATABASE_URL")
+            .unwrap_or_else(|| "sqlite://data/elaoms.db".into());
+        match url
+            .strip_prefix("sqlite://")
+            .or_else(|| url.strip_prefix("sqlite:"))
+        {
+            Some(path) if !path.is_empty() && !path.contains('?') => path.into(),
+            _ => {
+                // A database URL may hold a password: only its scheme is repeated.
+                let scheme = url.split(':').next().unwrap_or_default();
+                self.problems.push(format!(
+                    "DATABASE_URL begins with {scheme:?}; what is known is sqlite://path/to/file.db"
+                ));
+                PathBuf::new()
+            }
+        }
+    }
+
+    /// 0 keeps all.
+    fn retention(&mut self) -> Retention {
+        let mut days = |name: &str, default: u32| {
+            let days = self.number(name, default, 0..=36_500);
+            (days > 0).then(|| Duration::from_secs(u64::from(days) * 24 * 3600))
+        };
+        Retention {
+            payloads: days("PAYLOAD_RETENTION_DAYS", 0),
+            memories: days("MEMORY_RETENTION_DAYS", 0),
+            dead_letters: days("DEAD_LETTER_RETENTION_DAYS", 90),
+        }
+    }
+
+    fn caller_rules(&mut self) -> CallerRules {
+        let region = self.text("DEFAULT_REGION").and_then(|code| {
+            let region = Region::parse(&code);
+            if region.is_none() {
+                self.warnings.push(format!(
+                    "DEFAULT_REGION is {code:?}, not a country code of two letters such as US; numbers \
+                     without a plus stay as they are"
+                ));
+            }
+            region
+        });
+        let agents = self.text("TRUSTED_USER_ID_AGENTS").unwrap_or_default();
+        let mut trusted = Vec::new();
+        for id in agents.split(',').map(str::trim).filter(|id| !id.is_empty()) {
+            match AgentId::parse(id) {
+                Ok(agent) => trusted.push(agent),
+                Err(error) => self.problems.push(format!(
+                    "TRUSTED_USER_ID_AGENTS holds something that is no agent id: it {error}"
+                )),
+            }
+        }
+        CallerRules::new(region, trusted)
+    }
+
+    /// A port on this machine, or a URL.
+    fn openmemory(&mut self) -> Option<(String, Option<SecretString>)> {
+        let place = self.text("OPENMEMORY_PORT")?;
+        let url = match place.parse::<u16>() {
+            Ok(port) => format!("http://127.0.0.1:{port}"),
+            Err(_) => self.url("OPENMEMORY_PORT", "8080 or http://127.0.0.1:8080"),
+        };
+        Some((
+            url,
+            self.credential("OPENMEMORY_KEY").map(SecretString::from),
+        ))
+    }
+
+    fn switch(&mut self, name: &str, default: bool) -> bool {
+        match self.text(name).map(|t| t.to_lowercase()).as_deref() {
+            None => default,
+            Some("true" | "1" | "yes" | "on") => true,
+            Some("false" | "0" | "no" | "off") => false,
+            Some(other) => {
+                self.warnings.push(format!(
+                    "{name} is {other:?}, not true or false; using {default}"
+                ));
+                default
+            }
+        }
+    }
+
+    fn openai(&mut self) -> Option<(OpenAiOptions, OpenAiLimits)> {
+        let base_url = self.url("OPENAI_BASE_URL", "https://api.openai.com/v1");
+        let model = self
+            .text("OPENAI_MODEL")
+            .unwrap_or_else(|| "gpt-4o-mini".into());
+        let max_tokens = self.number("OPENAI_MAX_TOKENS", 150, 50..=500);
+        let temperature = self.number("OPENAI_TEMPERATURE", 0.7, 0.0..=2.0);
+        let timeout = Duration::from_secs(self.number("OPENAI_TIMEOUT", 30, 5..=120));
+        let limits = OpenAiLimits {
+            requests_per_minute: self.limit("OPENAI_RPM", 500),
+            tokens_per_minute: self.limit("OPENAI_TPM", 200_000),
+        };
+        let Some(api_key) = self.credential("OPENAI_API_KEY") else {
+            self.warnings.push(
+                "OPENAI_API_KEY is not set: callers are recognised, but no greetings are generated"
+                    .into(),
+            );
+            return None;
+        };
+        let options = OpenAiOptions {
+            base_url,
+            api_key: api_key.into(),
+            model,
+            max_tokens,
+            temperature,
+            timeout,
+        };
+        Some((options, limits))
+    }
+
+    fn limit(&mut self, name: &str, default: u32) -> NonZeroU32 {
+        NonZeroU32::new(self.number(name, default, 1..=100_000_000)).unwrap_or(NonZeroU32::MIN)
+    }
+
+    fn elevenlabs(&mut self) -> Option<(String, SecretString)> {
+        let base_url = self.url("ELEVENLABS_BASE_URL", "https://api.elevenlabs.io");
+        let Some(key) = self.credential("ELEVENLABS_API_KEY") else {
+            self.warnings.push(
+                "ELEVENLABS_API_KEY is not set: agent profiles cannot be fetched, so declared variables \
+                 are not filled and greetings do not know their agent"
+                    .into(),
+            );
+            return None;
+        };
+        Some((base_url, key.into()))
+    }
+}
+
+/// Whether the URL's host is a loopback address or `localhost`.
+fn is_on_this_machine(url: &str) -> bool {
+    let Ok(url) = reqwest::Url::parse(url) else {
+        return false;
+    };
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    address
+        .parse::<IpAddr>()
+        .map_or(host == "localhost", |ip| ip.to_canonical().is_loopback())
+}

@@ -1,0 +1,89 @@
+//! Dead letters, and the erasing of a caller's events.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, Row, params};
+
+use crate::domain::caller_id::CallerId;
+use crate::domain::ids::ConversationId;
+use crate::store::sqlite::register;
+use crate::store::sqlite::rows::{self, first, millis, query};
+use crate::store::{DeadLetter, ErasedEvents, EventId, KnownCalls, Result, StoreError};
+
+pub(super) fn dead_letter(row: &Row<'_>) -> Result<DeadLetter> {
+    let error: Option<String> = row.get("last_error")?;
+    Ok(DeadLetter {
+        id: row.get("id")?,
+        kind: row.get("kind")?,
+        conversation_id: row.get("conversation_id")?,
+        received_at: rows::time(row, "received_at")?,
+        attempts: row.get("attempts")?,
+        error: error.unwrap_or_default(),
+    })
+}
+
+/// A dead letter of unknown type names no caller, but its body may.
+pub(super) fn erase(
+    db: &Connection,
+    caller: &CallerId,
+    known: &KnownCalls,
+    now: Timestamp,
+) -> Result<ErasedEvents> {
+    let sql = "SELECT id, state, conversation_id FROM inbox WHERE caller = ?1
+               UNION ALL
+               SELECT id, state, NULL FROM inbox
+               WHERE state = 'dead' AND caller IS NULL AND instr(payload, CAST(?1 AS BLOB)) > 0";
+    let rows = query(db, sql, [caller.as_str()], |row| {
+        let (state, conversation): (String, Option<String>) =
+            (row.get("state")?, row.get("conversation_id")?);
+        let conversation = conversation.and_then(|id| ConversationId::parse(&id).ok());
+        Ok((EventId(row.get("id")?), state == "dead", conversation))
+    })?;
+    let mut erased = ErasedEvents {
+        conversations: known.conversations.clone(),
+        ..ErasedEvents::default()
+    };
+    for (id, is_dead, conversation) in rows {
+        erased.dead_letters += u64::from(is_dead);
+        erased.conversations.extend(conversation);
+        erased.events.push(id);
+        db.prepare_cached("DELETE FROM inbox WHERE id = ?1")?
+            .execute([id.0])?;
+    }
+    let sql = "SELECT conversations FROM pending_erasures WHERE caller = ?1";
+    let begun: Option<String> = first(db, sql, [caller.as_str()], |row| {
+        Ok(row.get("conversations")?)
+    })?;
+    let begun: Option<Vec<ConversationId>> =
+        begun.and_then(|begun| serde_json::from_str(&begun).ok());
+    erased.conversations.extend(begun.unwrap_or_default());
+    erased.conversations.sort();
+    erased.conversations.dedup();
+
+    register::bury(db, &erased.conversations, now)?;
+    for mark in &known.marks {
+        register::bury_mark(db, mark, now)?;
+    }
+    let conversations = serde_json::to_string(&erased.conversations)
+        .map_err(|e| StoreError::Corrupt(e.to_string()))?;
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO pending_erasures (caller, conversations, begun_at) VALUES (?1, ?2, ?3)",
+    )?
+    .execute(params![caller.as_str(), conversations, millis(now)])?;
+    Ok(erased)
+}
+
+pub(super) fn revive(db: &Connection, id: EventId, now: Timestamp) -> Result<bool> {
+    // Back in its place in the order: behind a call that is being learned now.
+    let revived = db
+        .prepare_cached(
+            "UPDATE inbox SET attempts = 0, crashes = 0, unusable = 0, run_at = ?2, received_at = ?2,
+                 greet_since = ?2, state =
+                 CASE WHEN stage = 'learn' AND EXISTS (
+                     SELECT 1 FROM inbox other WHERE other.caller = inbox.caller AND other.stage = 'learn'
+                         AND other.state IN ('queued', 'ready'))
+                 THEN 'queued' ELSE 'ready' END
+             WHERE id = ?1 AND state = 'dead' AND kind <> 'unknown'",
+        )?
+        .execute(params![id.0, millis(now)])?;
+    Ok(revived == 1)
+}
