@@ -212,3 +212,60 @@ async fn a_rename_wins_against_a_greeting_in_flight() {
     assert!(heard.contains("Nina") && !heard.contains("Nora"), "{heard}");
     assert_eq!(service.upstream.asked(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_greeting_is_tried_from_when_it_is_due_however_old_its_call() {
+    let mut service = Service::start_with(&[("GREETING_RETRY_HOURS", "1")]).await;
+    let failing = OpenAi {
+        status: 500,
+        ..OpenAi::default()
+    };
+    service.upstream.set_openai(failing);
+    let said = call("conv_1", AGENT, CALLER).caller("I like roses.");
+    service.end_call(&said).await;
+    service.wait_for_openai().await;
+    service.kill().await;
+    // As after an outage of the memory for two days.
+    let database = rusqlite::Connection::open(service.path("elaoms.db")).unwrap();
+    let waited = "UPDATE inbox SET stage = 'learn', state = 'ready', run_at = 0, attempts = 0,
+                      received_at = received_at - 2 * 86400000";
+    database.execute(waited, []).unwrap();
+    drop(database);
+    service.respawn().await;
+    service.wait_for_log("tried again later").await;
+    assert_eq!(
+        service.query("SELECT count(*) FROM inbox WHERE state = 'dead'"),
+        0
+    );
+    service.upstream.set_openai(OpenAi::default());
+    service.wait_for_greeting(CALLER, AGENT, "roses").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn administration_that_fails_says_what_failed_and_to_the_log_why() {
+    let service = Service::start().await;
+    let said = call("conv_1", AGENT, CALLER).caller("My name is Nora.");
+    service.end_call_and_settle(&said).await;
+    let database = rusqlite::Connection::open(service.path("elaoms.db")).unwrap();
+    database.busy_timeout(Duration::from_secs(30)).unwrap();
+    let refuse = "CREATE TRIGGER full BEFORE UPDATE ON callers
+                  BEGIN SELECT RAISE(ABORT, 'made to fail'); END;
+                  ALTER TABLE inbox RENAME TO elsewhere;";
+    database.execute_batch(refuse).unwrap();
+    let rename = service
+        .admin(reqwest::Method::PUT, &format!("callers/{CALLER}/name"))
+        .json(&json!({"name": "Nina"}));
+    let letters = service.admin(reqwest::Method::GET, "dead-letters");
+    for request in [rename, letters] {
+        let refused = request.send().await.unwrap();
+        assert_eq!(refused.status(), 503);
+        let error: Value = refused.json().await.unwrap();
+        let error = error["error"].as_str().unwrap();
+        assert!(
+            error.contains("store") && !error.contains("event"),
+            "{error}"
+        );
+    }
+    service.wait_for_log("made to fail").await;
+    assert_eq!(service.caller(CALLER).await["name"], "Nora");
+}
