@@ -205,13 +205,31 @@ impl Setup {
                 self.ledger.archive_later(refused, later).await
             }
         });
-        if let Err(error) = noted.and(postponed) {
-            // What is written is written again, with the same content.
-            tracing::error!(%error, "The inbox cannot be written; events will be archived again");
-            return Batch::Failed;
+        let gone = match postponed.and(noted) {
+            Ok(gone) => gone,
+            Err(error) => {
+                // What is written is written again, with the same content.
+                tracing::error!(%error, "The inbox cannot be written; events will be archived again");
+                return Batch::Failed;
+            }
+        };
+        if !gone.is_empty() {
+            self.unwrite(&written, &gone).await;
         }
         self.count(&written);
         Batch::More
+    }
+
+    /// Removes what was erased after it had been read.
+    async fn unwrite(&self, written: &[&Unarchived], gone: &[EventId]) {
+        let conversations = written
+            .iter()
+            .filter(|event| gone.contains(&event.id))
+            .map(|event| event.key.conversation_id.clone());
+        let removed = self.archive.remove(conversations.collect()).await;
+        if let Err(error) = removed {
+            tracing::error!(%error, "Files of erased calls cannot be removed");
+        }
     }
 
     /// Events with a caller are counted when they are learned or greeted.

@@ -107,22 +107,27 @@ impl Callers {
         at_elevenlabs: bool,
     ) -> Result<Receipt, CallerError> {
         let person = self.directory.person(caller);
-        let Erasure { events, memory } = {
-            let erasure = self.sessions.erase(&person).await?;
+        let mut receipt = Receipt::new(&person, Timestamp::now());
+        // That two numbers are one person's is known of the person, too.
+        let standings = self.directory.standings();
+        let numbers = standings.numbers_of(&person);
+        for number in numbers.iter().copied().chain([&person]) {
+            let Erasure { events, memory } = self.sessions.erase(number).await?;
             // A greeting that is being made is not waited for, and refused.
-            self.lanes.cancel(&erasure.events.events);
-            for event in &erasure.events.events {
+            self.lanes.cancel(&events.events);
+            for event in &events.events {
                 self.calls.forget(*event);
             }
-            erasure
-        };
-        let conversations = events.conversations.clone();
-        let mut receipt = Receipt::new(&person, &Erasure { events, memory }, Timestamp::now());
-        self.remove_files(&person, conversations.clone(), &mut receipt)
-            .await;
-        if at_elevenlabs {
-            self.delete_conversations(&conversations, &mut receipt)
+            receipt.add(&events, memory);
+            if at_elevenlabs {
+                self.delete_conversations(&events.conversations, &mut receipt)
+                    .await;
+            }
+            self.remove_files(number, events.conversations, &mut receipt)
                 .await;
+        }
+        for number in numbers {
+            self.unlink(number).await?;
         }
         Ok(receipt)
     }
@@ -140,7 +145,7 @@ impl Callers {
                 return receipt.left.push(left);
             }
         };
-        receipt.files = removed;
+        receipt.files += removed;
         if let Err(error) = self.register.end_erasure(caller).await {
             tracing::warn!(%error, "An erasure could not be ended; it is ended at the next start");
         }
@@ -160,7 +165,7 @@ impl Callers {
                 )),
             }
         }
-        receipt.elevenlabs = Some(deleted);
+        receipt.elevenlabs = Some(receipt.elevenlabs.unwrap_or_default() + deleted);
     }
 
     /// Keeps nothing of a caller from now on, and erases what is kept.
@@ -168,11 +173,15 @@ impl Callers {
     /// # Errors
     /// If a database fails: then it has to be asked for again.
     pub async fn opt_out(&self, caller: &CallerId) -> Result<Receipt, CallerError> {
+        let person = self.directory.person(caller);
+        let standings = self.directory.standings();
+        let numbers = standings.numbers_of(&person);
         // First, so that no call comes in between.
-        self.directory
-            .decide(Decision::OptOut(caller.clone(), true))
-            .await?;
-        self.erase(caller, false).await
+        for number in numbers.into_iter().chain([&person]) {
+            let decision = Decision::OptOut(number.clone(), true);
+            self.directory.decide(decision).await?;
+        }
+        self.erase(&person, false).await
     }
 
     /// Keeps what a caller says again.

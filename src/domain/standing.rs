@@ -50,6 +50,16 @@ impl Standings {
         self.aliases.get(caller).unwrap_or(caller)
     }
 
+    /// The further numbers of a person.
+    #[must_use]
+    pub fn numbers_of(&self, person: &CallerId) -> Vec<&CallerId> {
+        let links = self.aliases.iter();
+        links
+            .filter(|(_, of)| *of == person)
+            .map(|(number, _)| number)
+            .collect()
+    }
+
     /// How a caller is to be treated. A number that opted out stays out even if
     /// it is linked.
     #[must_use]

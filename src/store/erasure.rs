@@ -37,21 +37,30 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// The receipt for what the databases held.
+    /// A receipt for nothing yet.
     #[must_use]
-    pub fn new(caller: &CallerId, erasure: &Erasure, now: Timestamp) -> Self {
+    pub fn new(caller: &CallerId, now: Timestamp) -> Self {
         Self {
             caller: caller.masked(),
             erased_at: now,
-            profile: erasure.memory.profile,
-            agents: erasure.memory.agents,
-            memories: erasure.memory.memories,
-            events: erasure.events.events.len() as u64,
-            dead_letters: erasure.events.dead_letters,
+            profile: false,
+            agents: 0,
+            memories: 0,
+            events: 0,
+            dead_letters: 0,
             files: 0,
             elevenlabs: None,
             left: Vec::new(),
         }
+    }
+
+    /// Adds what the databases held.
+    pub fn add(&mut self, events: &ErasedEvents, memory: ErasedMemory) {
+        self.profile |= memory.profile;
+        self.agents += memory.agents;
+        self.memories += memory.memories;
+        self.events += events.events.len() as u64;
+        self.dead_letters += events.dead_letters;
     }
 }
 

@@ -253,6 +253,28 @@ async fn two_numbers_of_one_person_are_one_caller() {
     admin(&service, Method::DELETE, &link).await;
     let parted = service.ring(OTHER_CALLER, AGENT).await;
     assert_eq!(parted["dynamic_variables"], json!({}));
+
+    // Who opts out does so with all numbers, and the files of all go.
+    assert_eq!(linked(&service, CALLER).await, 200);
+    assert!(service.path("payloads/conv_3").exists());
+    admin(
+        &service,
+        Method::PUT,
+        &format!("callers/{OTHER_CALLER}/opt-out"),
+    )
+    .await;
+    for (i, number) in [CALLER, OTHER_CALLER].iter().enumerate() {
+        let late = call(&format!("conv_9{i}"), AGENT, number).caller("I like lilies.");
+        service.end_call(&late).await;
+        let ring = service.ring(number, AGENT).await;
+        assert_eq!(ring["dynamic_variables"], json!({}), "{number}");
+    }
+    for i in 1..=4 {
+        assert!(!service.path(&format!("payloads/conv_{i}")).exists(), "{i}");
+    }
+    assert_eq!(service.query("SELECT count(*) FROM callers"), 0);
+    assert_eq!(service.query("SELECT count(*) FROM inbox"), 0);
+    assert_eq!(service.query("SELECT count(*) FROM caller_links"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,11 +9,13 @@ use super::Inbox;
 use crate::actors::directory::Directory;
 use crate::compute::Compute;
 use crate::domain::call_event::{self, Call, CallEvent, EventError, EventKey};
+use crate::domain::caller_id::CallerId;
 use crate::domain::caller_rules::CallerRules;
 use crate::domain::envelope::Envelope;
+use crate::domain::ids::ConversationId;
 use crate::domain::standing::Standing;
 use crate::metric_definitions::Metrics;
-use crate::store::{Accepted, Archive, AudioSpool, NewEvent, Register, Result};
+use crate::store::{Accepted, Archive, AudioSpool, KnownCalls, NewEvent, Register, Result};
 
 /// Audio is written to disk in portions of this size, in bytes.
 const AUDIO_PORTION: usize = 256 * 1024;
@@ -165,6 +167,11 @@ impl Inbox {
             // Written under its name, a recording sent again replaces itself.
             CallEvent::Audio(_) => {
                 recording.store(&key).await?;
+                let call = &key.conversation_id;
+                if self.intake.register.is_erased(call).await? {
+                    // Erased while it was written.
+                    self.intake.archive.remove(vec![call.clone()]).await?;
+                }
                 "archived"
             }
             CallEvent::Transcription(_) | CallEvent::InitiationFailure(_) => {
@@ -208,6 +215,24 @@ impl Inbox {
         }
     }
 
+    /// Takes back a call of a caller of whom nothing is kept.
+    async fn withdraw(&self, caller: &CallerId, conversation: ConversationId) -> Result<()> {
+        let Intake {
+            directory,
+            register,
+            archive,
+            ..
+        } = &*self.intake;
+        let person = directory.person(caller);
+        let known = KnownCalls {
+            conversations: vec![conversation.clone()],
+            marks: Vec::new(),
+        };
+        self.ledger.erase(&person, known, Timestamp::now()).await?;
+        archive.remove(vec![conversation]).await?;
+        register.end_erasure(&person).await
+    }
+
     /// Large bodies are read off the runtime.
     async fn read(
         &self,
@@ -230,11 +255,13 @@ impl Inbox {
         received_at: Timestamp,
     ) -> Result<&'static str> {
         let key = event.key().clone();
+        let conversation = key.conversation_id.clone();
         let call = match event {
             CallEvent::Transcription(call) => Some(Arc::new(call)),
             CallEvent::Audio(_) | CallEvent::InitiationFailure(_) => None,
         };
         let (call_ref, bytes) = (call.as_deref(), payload.len());
+        let told_by = call_ref.and_then(|call| call.caller.clone());
         let accepted = self.ledger.accept(NewEvent {
             caller: call_ref
                 .and_then(|call| call.caller.as_ref())
@@ -248,6 +275,13 @@ impl Inbox {
         let Accepted::New(id) = accepted.await? else {
             return Ok("received again; nothing changed");
         };
+        if let Some(caller) = told_by
+            && self.intake.directory.standing(&caller) == Standing::OptedOut
+        {
+            // Decided since it was asked: whatever came before is erased already.
+            self.withdraw(&caller, conversation).await?;
+            return Ok("not kept");
+        }
         if let Some(call) = call.filter(|call| call.caller.is_some()) {
             self.calls.keep(id, call, bytes);
         }

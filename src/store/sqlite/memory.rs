@@ -270,6 +270,16 @@ fn calls_of(db: &Connection, caller: &CallerId) -> Result<KnownCalls> {
             calls.conversations.push(id);
         }
     }
+    // A call that was learned elsewhere is known by its mark, but its memories
+    // name it.
+    let sql = "SELECT DISTINCT conversation_id FROM memories WHERE caller = ?1";
+    let told = query(db, sql, [caller.as_str()], |row| {
+        Ok(row.get::<_, String>("conversation_id")?)
+    })?;
+    let told = told.iter().filter_map(|id| ConversationId::parse(id).ok());
+    calls.conversations.extend(told);
+    calls.conversations.sort();
+    calls.conversations.dedup();
     Ok(calls)
 }
 
