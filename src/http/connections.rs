@@ -23,8 +23,8 @@ use crate::metric_definitions::{Dropped, Metrics};
 pub struct Limits {
     /// Most connections at a time.
     pub connections: usize,
-    /// Most connections at a time of a peer that has proven nothing. A few dozen
-    /// people behind one address need fewer, as each asks for little.
+    /// Most connections at a time of a peer that has proven nothing: more than
+    /// a proxy opens before its first ring is answered.
     pub per_stranger: usize,
     /// How long a connection may take for the header of its first request and,
     /// if it has proven nothing, of each further one.
@@ -46,7 +46,7 @@ impl Limits {
             .map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
         Self {
             connections: 8_192.min(files / 4 * 3),
-            per_stranger: 64,
+            per_stranger: 1_024,
             patience: Duration::from_secs(5),
             proven_patience: Duration::from_secs(75),
         }

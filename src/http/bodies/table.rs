@@ -8,7 +8,7 @@ use super::progress::Progress;
 use crate::http::peers::Peer;
 
 /// Most bodies at a time of a peer that has proven nothing.
-const PER_STRANGER: usize = 64;
+const PER_STRANGER: usize = 256;
 /// Large bodies at a time.
 const MAX_LARGE: usize = 256;
 /// Memory for bodies under way, in multiples of the largest body.
@@ -345,7 +345,7 @@ mod tests {
     fn a_stranger_gets_as_many_as_the_others_have() {
         let mut table = Table::default();
         for n in 0..MAX_LARGE {
-            large(&mut table, (n / PER_STRANGER) as u16, false);
+            large(&mut table, (n / (MAX_LARGE / 4)) as u16, false);
         }
         let late = (0..PER_STRANGER).take_while(|_| {
             let late = enter(&mut table, 100, false);
