@@ -15,7 +15,7 @@ use super::progress::{Beacon, Watched};
 use super::slot::Slot;
 use super::worker::Worker;
 use crate::metric_definitions::{CallOutcome, Metrics};
-use crate::store::{Archive, EventId, LONGEST_PAUSE, Ledger, Unarchived};
+use crate::store::{Archive, EventId, LONGEST_PAUSE, Ledger, Register, Unarchived};
 
 /// How often the lane looks for bodies by itself.
 const TICK: Duration = Duration::from_secs(1);
@@ -86,6 +86,7 @@ pub(super) struct Setup {
     pub archiver: Archiver,
     pub ledger: Arc<dyn Ledger>,
     pub archive: Archive,
+    pub register: Arc<dyn Register>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -225,10 +226,17 @@ impl Setup {
         let conversations = written
             .iter()
             .filter(|event| gone.contains(&event.id))
-            .map(|event| event.key.conversation_id.clone());
-        let removed = self.archive.remove(conversations.collect()).await;
-        if let Err(error) = removed {
-            tracing::error!(%error, "Files of erased calls cannot be removed");
+            .map(|event| &event.key.conversation_id);
+        for conversation in conversations {
+            // A dead letter that was discarded meanwhile keeps its files.
+            let removed = match self.register.is_erased(conversation).await {
+                Ok(true) => self.archive.remove(vec![conversation.clone()]).await,
+                Ok(false) => Ok(0),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = removed {
+                tracing::error!(%error, "Files of an erased call cannot be removed");
+            }
         }
     }
 

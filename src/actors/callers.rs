@@ -5,6 +5,7 @@
 //! its turn among the calls that are being learned.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -21,6 +22,9 @@ use crate::store::{
     Archive, CallerReport, Decision, Erasure, MemoryStore, PendingErasure, Receipt, Register,
     StoreError,
 };
+
+/// How often erasures are looked for that were broken off.
+const RESUME: Duration = Duration::from_secs(60);
 
 /// Why something was not done.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -97,10 +101,10 @@ impl Callers {
     }
 
     /// Removes everything of a caller, for good. What fails for a while is in
-    /// the receipt and is tried again at the next start.
+    /// the receipt, and is tried again by itself.
     ///
     /// # Errors
-    /// If a database fails: then it has to be asked for again.
+    /// If a database fails: what was begun is tried again by itself.
     pub async fn erase(
         &self,
         caller: &CallerId,
@@ -111,43 +115,66 @@ impl Callers {
         // That two numbers are one person's is known of the person, too.
         let standings = self.directory.standings();
         let numbers = standings.numbers_of(&person);
+        let mut conversations = Vec::new();
         for number in numbers.iter().copied().chain([&person]) {
-            let Erasure { events, memory } = self.sessions.erase(number).await?;
-            // A greeting that is being made is not waited for, and refused.
-            self.lanes.cancel(&events.events);
-            for event in &events.events {
-                self.calls.forget(*event);
-            }
-            receipt.add(&events, memory);
-            if at_elevenlabs {
-                self.delete_conversations(&events.conversations, &mut receipt)
-                    .await;
-            }
-            self.remove_files(number, events.conversations, &mut receipt)
-                .await;
+            conversations.extend(self.erase_number(number, &mut receipt).await?);
         }
         for number in numbers {
             self.unlink(number).await?;
         }
+        if at_elevenlabs {
+            self.delete_conversations(&conversations, &mut receipt)
+                .await;
+        }
         Ok(receipt)
+    }
+
+    /// Removes everything of one number; the calls that it was.
+    async fn erase_number(
+        &self,
+        number: &CallerId,
+        receipt: &mut Receipt,
+    ) -> Result<Vec<ConversationId>, CallerError> {
+        let Erasure { events, memory } = self.sessions.erase(number).await?;
+        // A greeting that is being made is not waited for, and refused.
+        self.lanes.cancel(&events.events);
+        for event in &events.events {
+            self.calls.forget(*event);
+        }
+        receipt.add(&events, memory);
+        self.register.note_forgotten(number).await?;
+        let mut conversations = events.conversations;
+        if !events.marks.is_empty() {
+            // Calls that were learned elsewhere: their files tell their ids.
+            match self.archive.find(events.marks.into_iter().collect()).await {
+                Ok(found) => conversations.extend(found),
+                Err(error) => receipt
+                    .left
+                    .push(format!("files of calls learned in another store ({error})")),
+            }
+        }
+        self.remove_files(number, conversations.clone(), receipt)
+            .await;
+        Ok(conversations)
     }
 
     async fn remove_files(
         &self,
-        caller: &CallerId,
+        number: &CallerId,
         conversations: Vec<ConversationId>,
         receipt: &mut Receipt,
     ) {
-        let removed = match self.archive.remove(conversations).await {
-            Ok(removed) => removed,
-            Err(error) => {
-                let left = format!("files in the archive ({error}); removed at the next start");
-                return receipt.left.push(left);
+        let removed = self.archive.remove(conversations.clone()).await;
+        let ended = match removed {
+            Ok(removed) => {
+                receipt.files += removed;
+                self.register.end_erasure(number, conversations).await
             }
+            Err(error) => Err(error),
         };
-        receipt.files += removed;
-        if let Err(error) = self.register.end_erasure(caller).await {
-            tracing::warn!(%error, "An erasure could not be ended; it is ended at the next start");
+        if let Err(error) = ended {
+            let left = format!("files in the archive ({error}); it is tried again");
+            receipt.left.push(left);
         }
     }
 
@@ -214,21 +241,8 @@ impl Callers {
     /// [`CallerError::Itself`], or if a database fails: then it has to be asked
     /// for again, and goes on where it broke off.
     pub async fn link(&self, alias: &CallerId, caller: &CallerId) -> Result<(), CallerError> {
-        let person = self.directory.person(caller);
-        if caller == alias || person == *alias {
-            return Err(CallerError::Itself);
-        }
-        let standings = self.directory.standings();
-        if [alias, &person]
-            .iter()
-            .any(|c| standings.opted_out.contains(*c))
-        {
-            return Err(CallerError::OptedOut);
-        }
         // First, so that every later call is the person's.
-        self.directory
-            .decide(Decision::Link(alias.clone(), Some(person.clone())))
-            .await?;
+        let person = self.directory.link(alias, caller).await?;
         Ok(self.sessions.hand_over(alias, &person).await?)
     }
 
@@ -243,8 +257,16 @@ impl Callers {
             .await?)
     }
 
-    /// Goes on with what a stop or a crash broke off.
-    pub(super) async fn resume(&self) {
+    /// Goes on with what a stop, a crash or a store that was away broke off, at
+    /// the start and now and then.
+    pub(super) async fn keep_on(&self) {
+        loop {
+            self.resume().await;
+            tokio::time::sleep(RESUME).await;
+        }
+    }
+
+    async fn resume(&self) {
         let pending = match self.register.pending_erasures().await {
             Ok(pending) => pending,
             Err(error) => {
@@ -252,13 +274,24 @@ impl Callers {
                 return;
             }
         };
-        for PendingErasure { caller, .. } in pending {
-            match self.erase(&caller, false).await {
-                Ok(receipt) if receipt.left.is_empty() => {
-                    tracing::info!("An erasure that was broken off is complete");
-                }
-                Ok(receipt) => tracing::error!("An erasure is not complete: {:?}", receipt.left),
-                Err(error) => tracing::error!(%error, "An erasure is not complete"),
+        for erasure in pending {
+            let PendingErasure {
+                caller,
+                conversations,
+                forgotten,
+            } = erasure;
+            let mut receipt = Receipt::new(&caller, Timestamp::now());
+            // What has been said since the stores forgot the caller stays.
+            if forgotten {
+                self.remove_files(&caller, conversations, &mut receipt)
+                    .await;
+            } else if let Err(error) = self.erase_number(&caller, &mut receipt).await {
+                receipt.left.push(error.to_string());
+            }
+            if receipt.left.is_empty() {
+                tracing::info!("An erasure that was broken off is complete");
+            } else {
+                tracing::error!("An erasure is not complete yet: {:?}", receipt.left);
             }
         }
         for (alias, person) in &self.directory.standings().aliases {

@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::sync::Mutex;
 
+use super::callers::CallerError;
 use crate::domain::caller_id::CallerId;
 use crate::domain::standing::{Standing, Standings};
 use crate::store::{Decision, Register, Result};
@@ -45,6 +46,32 @@ impl Directory {
     #[must_use]
     pub(super) fn standings(&self) -> Arc<Standings> {
         self.standings.load_full()
+    }
+
+    /// Makes `number` another number of `caller`, who may be another's already:
+    /// the person that it is linked to.
+    pub(super) async fn link(
+        &self,
+        number: &CallerId,
+        caller: &CallerId,
+    ) -> std::result::Result<CallerId, CallerError> {
+        let _deciding = self.deciding.lock().await;
+        let standings = self.standings();
+        let person = standings.person(caller).clone();
+        if caller == number || person == *number {
+            return Err(CallerError::Itself);
+        }
+        if [number, &person]
+            .iter()
+            .any(|c| standings.opted_out.contains(*c))
+        {
+            return Err(CallerError::OptedOut);
+        }
+        let link = Decision::Link(number.clone(), Some(person.clone()));
+        self.register.decide(link, Timestamp::now()).await?;
+        self.standings
+            .store(Arc::new(self.register.standings().await?));
+        Ok(person)
     }
 
     /// Takes a decision. It is durable, and in force everywhere, when this

@@ -32,6 +32,7 @@ use crate::domain::learning::Learning;
 use crate::domain::name;
 use crate::domain::profile::UniversalProfile;
 use crate::domain::prompt::GreetingPrompt;
+use crate::domain::standing::Standing;
 use crate::domain::tiers::{Greeted, NewGreeting};
 use crate::log_events;
 use crate::metric_definitions::{CallOutcome, Metrics};
@@ -88,7 +89,7 @@ enum Failure {
     },
     /// It is given up.
     Dead { error: String },
-    /// It was erased meanwhile: there is nothing to write down.
+    /// It was erased meanwhile, or its caller has opted out.
     Erased,
 }
 
@@ -158,9 +159,8 @@ impl Pipeline {
                 }),
                 () = cancelled.cancelled() => Err(Failure::Erased),
             };
-            if let Err(failure) = ended
-                && let Some(how) = self.judge(lease.event(), failure)
-            {
+            if let Err(failure) = ended {
+                let how = self.judge(lease.event(), failure);
                 self.settle(&lease, how).await;
             }
         }
@@ -173,6 +173,9 @@ impl Pipeline {
         let (Some(caller), Some(agent)) = (&event.caller, &event.key.agent_id) else {
             return Err(Failure::dead("the event names no caller and agent"));
         };
+        if self.directory.standing(caller) == Standing::OptedOut {
+            return Err(Failure::Erased);
+        }
         let call = self.read(&event).await?;
 
         if event.stage == Stage::Learn {
@@ -184,8 +187,7 @@ impl Pipeline {
             }
         }
 
-        let person = self.directory.person(caller);
-        let outcome = self.greet(lease, &person, agent, &call).await?;
+        let outcome = self.greet(lease, caller, agent, &call).await?;
         self.settle(lease, Settlement::Greeted).await;
         self.record(outcome, event.received_at);
         Ok(())
@@ -226,8 +228,13 @@ impl Pipeline {
             .ok_or_else(|| Failure::dead("the call names no agent"))?;
         let shown = self.caller_ids.show(caller);
         log_events::processing_memories(&shown, &learning.agent);
-        // As late as can be: the number may be linked to another meanwhile.
-        learning.caller = self.directory.person(caller);
+        // As late as can be: the number may be linked to another meanwhile, or
+        // its owner have opted out.
+        let standing = self.directory.standing(caller);
+        let Some((person, _)) = standing.person() else {
+            return Err(Failure::Erased);
+        };
+        learning.caller = person.clone();
         self.sessions.learn(learning).await?;
         log_events::profile_updated(&shown);
         Ok(())
@@ -243,7 +250,8 @@ impl Pipeline {
         let order = lease.event().order;
         let shown = self.caller_ids.show(caller);
         for _ in 0..MAX_NAMES {
-            let view = self.sessions.open(caller, None).await?.view();
+            let person = self.directory.person(caller);
+            let view = self.sessions.open(&person, None).await?.view();
             match view.states.get(agent) {
                 Some(state) if state.lacks_greeting_of(order) => {}
                 // Its own greeting was stored before a crash.
@@ -259,18 +267,26 @@ impl Pipeline {
             };
             log_events::generating_greeting(&shown, agent);
             let prompt = self.prompt(agent, view.profile.as_ref(), call).await;
-            let greeting = openai
+            let mut greeting = openai
                 .greeting(prompt)
                 .await
                 .map_err(|failure| self.not_made(lease.event(), failure))?;
-            let name = greeting.caller_name.clone();
+            let heard = greeting.caller_name.take();
+            let name = heard
+                .clone()
+                .and_then(|name| name::confirmed_by_turns(name, &call.turns));
+            let known = view.profile.as_ref().and_then(|p| p.name.clone());
+            if let (Some(made_up), None, None) = (heard, &name, &known) {
+                // Nobody is greeted by a name that nobody gave.
+                greeting.forget(&made_up);
+            }
             let new = NewGreeting {
-                caller: caller.clone(),
+                caller: person.clone(),
                 agent: agent.clone(),
                 conversation_id: lease.event().key.conversation_id.clone(),
                 order,
-                addressed: view.profile.as_ref().and_then(|p| p.name.clone()),
-                name: name.and_then(|name| name::confirmed_by_turns(name, &call.turns)),
+                addressed: known,
+                name,
                 greeting,
             };
             match self.store_greeting(lease, new).await? {
@@ -281,6 +297,8 @@ impl Pipeline {
                     log_events::greeting_stored(&shown, agent);
                     return Ok(CallOutcome::Greeted);
                 }
+                // Linked to another caller while the model was at work.
+                None if self.directory.person(caller) != person => {}
                 _ => return Ok(CallOutcome::Superseded),
             }
         }
@@ -373,14 +391,13 @@ impl Pipeline {
         done.map_err(|_| Failure::crash("reading the event panicked"))
     }
 
-    /// What is to be written down of an event whose work failed, if anything.
-    fn judge(&self, event: &InboxEvent, failure: Failure) -> Option<Settlement> {
+    /// What is to be written down of an event whose work failed.
+    fn judge(&self, event: &InboxEvent, failure: Failure) -> Settlement {
         let (cause, error, at_least) = match failure {
-            Failure::Dead { error } => return Some(Settlement::Dead { error }),
+            Failure::Dead { error } => return Settlement::Dead { error },
             Failure::Erased => {
-                self.calls.forget(event.id);
                 tracing::info!("The work on an erased call has ended");
-                return None;
+                return Settlement::Erased;
             }
             Failure::Retry {
                 cause,
@@ -391,17 +408,17 @@ impl Pipeline {
         let conversation = &event.key.conversation_id;
         if cause == RetryCause::Crash && event.crashes + 1 >= MAX_CRASHES {
             tracing::error!(%conversation, error, "A post-call event is given up: the work on it failed again and again");
-            return Some(Settlement::Dead { error });
+            return Settlement::Dead { error };
         }
         tracing::warn!(%conversation, error, "A post-call event is tried again later");
         let pause = RETRY.delay(event.attempts + 1, rand::random());
         // A server may ask for anything; nobody waits longer than the cap.
         let asked = at_least.unwrap_or_default().min(RETRY.cap);
-        Some(Settlement::Retry {
+        Settlement::Retry {
             run_at: Timestamp::now() + pause.max(asked),
             error,
             cause,
-        })
+        }
     }
 
     /// Writes down how a stage ended. What was done is not done again because
@@ -429,7 +446,7 @@ impl Pipeline {
 
     fn count(&self, event: &InboxEvent, how: &Settlement, settled: &Settled) {
         let outcome = match how {
-            Settlement::Retry { .. } => None,
+            Settlement::Retry { .. } | Settlement::Erased => None,
             Settlement::Dead { .. } => Some(CallOutcome::DeadLetter),
             // Recorded with what became of the greeting.
             Settlement::Greeted => None,

@@ -25,7 +25,7 @@ use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
 use crate::domain::profile::UniversalProfile;
 use crate::domain::tiers::{Greeted, Learned, NewGreeting};
-use crate::store::{CallerExport, Erasure, StoreError};
+use crate::store::{Erasure, StoreError};
 
 pub use super::session::SessionError;
 pub(super) use shard::{Message, RouterActor, Setup};
@@ -224,34 +224,23 @@ impl Sessions {
         erased.await.unwrap_or(Err(SessionError::Failed))
     }
 
-    /// Adds what is known of another number to a caller.
-    async fn merge(&self, caller: &CallerId, export: CallerExport) -> Result<(), SessionError> {
-        let (reply, merged) = oneshot::channel();
-        self.change(caller, Change::Merge { export, reply });
-        merged.await.unwrap_or(Err(SessionError::Failed))
-    }
-
     /// Gives what is known of a number to another caller, who is `person`.
     pub(super) async fn hand_over(
         &self,
         number: &CallerId,
         person: &CallerId,
     ) -> Result<(), SessionError> {
-        let (export, exported) = oneshot::channel();
-        let (took, taken) = oneshot::channel();
+        let (ready, is_ready) = oneshot::channel();
+        let (did, done) = oneshot::channel();
         let (reply, handed_over) = oneshot::channel();
-        let change = Change::HandOver {
-            export,
-            taken,
-            reply,
-        };
-        self.change(number, change);
-        // Nothing comes if nothing is known of it.
-        if let Ok(known) = exported.await {
-            self.merge(person, known).await?;
-            // The number's session may have stopped waiting; it is asked again.
-            let _ = took.send(());
-        }
+        self.change(number, Change::HandOver { ready, done, reply });
+        is_ready.await.map_err(|_| SessionError::Failed)?;
+        let (reply, merged) = oneshot::channel();
+        let number = number.clone();
+        self.change(person, Change::Merge { number, reply });
+        merged.await.unwrap_or(Err(SessionError::Failed))?;
+        // The number's session may have stopped waiting; it is asked again.
+        let _ = did.send(());
         handed_over.await.unwrap_or(Err(SessionError::Failed))
     }
 

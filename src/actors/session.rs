@@ -29,7 +29,7 @@ use crate::domain::learning::Learning;
 use crate::domain::name::CallerName;
 use crate::domain::tiers::{Greeted, Learned, NewGreeting, Renamed, Tiers};
 use crate::metric_definitions::Metrics;
-use crate::store::{CallerExport, Erasure, Ledger, MemoryStore, StoreError, erase};
+use crate::store::{Erasure, Ledger, MemoryStore, StoreError, erase};
 use crate::telemetry::CallerIdFormat;
 
 pub(super) use index::IndexBudget;
@@ -85,16 +85,14 @@ pub(super) enum Change {
     },
     /// Everything is removed, and nobody knows the caller any more.
     Erase { reply: Reply<Erasure> },
-    /// What was known of another number of the same person is added.
-    Merge {
-        export: CallerExport,
-        reply: Reply<()>,
-    },
-    /// The number is another caller's now: what is known of it is handed out,
-    /// and removed when it was taken. No call is learned in between.
+    /// What is known of another number of the same person is taken over.
+    Merge { number: CallerId, reply: Reply<()> },
+    /// The number is another caller's now, whose session takes over what is
+    /// known of it: once this one is `ready` it changes nothing until that is
+    /// `done`.
     HandOver {
-        export: oneshot::Sender<CallerExport>,
-        taken: oneshot::Receiver<()>,
+        ready: oneshot::Sender<()>,
+        done: oneshot::Receiver<()>,
         reply: Reply<()>,
     },
 }
@@ -238,8 +236,8 @@ impl SessionActor {
                 }
                 let _ = reply.send(result.map_err(SessionError::from));
             }
-            Change::Merge { export, reply } => {
-                let result = within_limit(self.merge(export)).await;
+            Change::Merge { number, reply } => {
+                let result = within_limit(self.merge(&number)).await;
                 if let Ok(tiers) = &result {
                     let tiers = tiers.clone();
                     published.update(|view| *view = tiers.into());
@@ -247,12 +245,14 @@ impl SessionActor {
                 }
                 let _ = reply.send(result.map(drop).map_err(SessionError::from));
             }
-            Change::HandOver {
-                export,
-                taken,
-                reply,
-            } => {
-                let result = within_limit(self.hand_over(export, taken)).await;
+            Change::HandOver { ready, done, reply } => {
+                let taken_over = async {
+                    let _ = ready.send(());
+                    let given_up =
+                        |_| StoreError::Unavailable("nobody took the number over".into());
+                    done.await.map_err(given_up)
+                };
+                let result = within_limit(taken_over).await;
                 if result.is_ok() {
                     published.forget();
                 }
@@ -261,28 +261,10 @@ impl SessionActor {
         }
     }
 
-    async fn merge(&self, export: CallerExport) -> Result<Tiers, StoreError> {
+    async fn merge(&self, number: &CallerId) -> Result<Tiers, StoreError> {
         let (store, caller) = (&self.setup.dependencies.store, &self.setup.caller);
-        let known = store.export(caller).await?;
-        if let Some(merged) = export.merged_into(known, caller) {
-            store.import(&merged).await?;
-        }
+        store.merge(number, caller).await?;
         store.tiers(caller).await
-    }
-
-    async fn hand_over(
-        &self,
-        export: oneshot::Sender<CallerExport>,
-        taken: oneshot::Receiver<()>,
-    ) -> Result<(), StoreError> {
-        let (store, caller) = (&self.setup.dependencies.store, &self.setup.caller);
-        if let Some(known) = store.export(caller).await? {
-            let not_taken = || StoreError::Unavailable("nobody took the caller over".into());
-            export.send(known).map_err(|_| not_taken())?;
-            taken.await.map_err(|_| not_taken())?;
-            store.erase(caller).await?;
-        }
-        Ok(())
     }
 }
 

@@ -104,6 +104,8 @@ pub struct ActorSystem {
     pub health: Health,
     root: ActorRef<Message>,
     ended: JoinHandle<()>,
+    /// Goes on with erasures that were broken off.
+    going_on: JoinHandle<()>,
 }
 
 impl ActorSystem {
@@ -165,7 +167,7 @@ impl ActorSystem {
             sessions: sessions.clone(),
             directory: directory.clone(),
             store: Arc::clone(&store),
-            register: options.register,
+            register: Arc::clone(&options.register),
             archive: archive.clone(),
             lanes: inbox.lanes().clone(),
             calls: calls.clone(),
@@ -199,6 +201,7 @@ impl ActorSystem {
                     archiver: archiver.clone(),
                     ledger: Arc::clone(&ledger),
                     archive: archive.clone(),
+                    register: options.register,
                     metrics: Arc::clone(&metrics),
                 },
             )),
@@ -234,8 +237,8 @@ impl ActorSystem {
         watched.push(archiver.watched());
         let health = Health::new(ledger, store, archive, inbox.clone(), watched);
         let (root, ended) = Actor::spawn(None, RootSupervisor, (children, metrics)).await?;
-        let resuming = callers.clone();
-        tokio::spawn(async move { resuming.resume().await });
+        let going_on = callers.clone();
+        let going_on = tokio::spawn(async move { going_on.keep_on().await });
         Ok(Self {
             callers,
             directory,
@@ -245,6 +248,7 @@ impl ActorSystem {
             health,
             root,
             ended,
+            going_on,
         })
     }
 
@@ -256,6 +260,7 @@ impl ActorSystem {
     /// Stops the actors in order: first the inbox hands out nothing more and
     /// what is under way may end, for at most `grace`; then everything stops.
     pub async fn stop(self, grace: Duration) {
+        self.going_on.abort();
         self.inbox.drain(grace).await;
         if self
             .root

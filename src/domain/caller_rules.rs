@@ -74,7 +74,7 @@ impl CallerRules {
     pub fn caller(&self, raw: &str) -> Result<CallerId, CallerIdError> {
         let caller = CallerId::parse(raw)?;
         let id = caller.as_str();
-        let is_bare = id.starts_with(|c: char| c.is_ascii_digit());
+        let is_bare = id.starts_with(|c: char| c.is_ascii_digit()) && !is_whatsapp(raw);
         let national = self.region.filter(|_| is_bare);
         let caller = match national.and_then(|region| in_region(id, region)) {
             Some(number) => CallerId::parse(&number)?,
@@ -162,12 +162,26 @@ fn lengths_of(code: u16) -> Option<Lengths> {
     lengths
 }
 
-/// The number with plus and country code, if it is one of the region's.
+/// The number with plus and country code, if it is one of the region's. A
+/// number that can as well be another country's without its plus, as a
+/// WhatsApp id has it, stays as it is: two people are never mixed up.
 fn in_region(digits: &str, Region(region): Region) -> Option<String> {
-    let number = phonenumber::parse(Some(region), digits).ok()?;
-    // Anything that is not surely of this country stays as it is written.
-    let is_of_region = number.country().id().is_none_or(|id| id == region);
-    (number.is_valid() && is_of_region).then(|| number.format().to_string())
+    let valid = |region, digits: &str| {
+        let number = phonenumber::parse(region, digits).ok()?;
+        number.is_valid().then(|| number.format().to_string())
+    };
+    let national = valid(Some(region), digits)?;
+    let international = valid(None, &format!("+{digits}"));
+    international
+        .is_none_or(|other| other == national)
+        .then_some(national)
+}
+
+fn is_whatsapp(raw: &str) -> bool {
+    let scheme = "whatsapp:";
+    raw.trim()
+        .get(..scheme.len())
+        .is_some_and(|head| head.eq_ignore_ascii_case(scheme))
 }
 
 /// `0000000`, as forms and test equipment have it.
@@ -241,6 +255,9 @@ mod tests {
         check(&us, "5555555555", None);
         // No number of the region: nothing is guessed.
         check(&us, "4520123456", Some("4520123456"));
+        // Arkansas, or Norway.
+        check(&us, "4792234567", Some("4792234567"));
+        check(&us, "whatsapp:+16125551234", Some("16125551234"));
         check(&us, "sip:6125551234@pbx", Some("sip:6125551234@pbx"));
         let uk = CallerRules::new(Region::parse("GB"), []);
         check(&uk, "020 7946 0018", Some("+442079460018"));

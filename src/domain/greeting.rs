@@ -73,22 +73,28 @@ pub enum GreetingError {
     /// The greeting holds braces or control characters.
     #[error("the greeting holds braces or control characters")]
     Unspeakable,
-    /// The greeting holds a link, or instructs whoever reads it.
-    #[error("the greeting holds a link or an instruction")]
-    Hostile,
     /// The greeting has no sentence within [`MAX_GREETING_WORDS`] words.
     #[error("the greeting is longer than {MAX_GREETING_WORDS} words")]
     TooLong,
 }
 
 impl Greeting {
-    /// Whether it calls the caller by this name, first name or whole.
+    /// Whether it says this name, or a part of it that is not the caller's
+    /// `own` name as well.
     #[must_use]
-    pub fn speaks(&self, name: &CallerName) -> bool {
-        [&self.next_greeting, &self.conversation_summary]
-            .into_iter()
-            .flatten()
-            .any(|text| text.contains(name.first_word()))
+    pub fn speaks(&self, name: &CallerName, own: Option<&CallerName>) -> bool {
+        let texts = [&self.next_greeting, &self.conversation_summary];
+        let mut texts = texts.into_iter().flatten().chain(&self.key_topics);
+        texts.any(|text| name.is_spoken_in(text, own))
+    }
+
+    /// Drops whatever says this name.
+    pub fn forget(&mut self, name: &CallerName) {
+        for text in [&mut self.next_greeting, &mut self.conversation_summary] {
+            text.take_if(|text| name.is_spoken_in(text, None));
+        }
+        self.key_topics
+            .retain(|topic| !name.is_spoken_in(topic, None));
     }
 
     /// Checks the model's answer. A greeting that cannot be spoken makes the
@@ -104,6 +110,8 @@ impl Greeting {
         let next_greeting = match object.get("next_greeting") {
             Some(Value::Null) => None,
             Some(Value::String(text)) if text.trim().is_empty() => None,
+            // Asked again the model would say it again: rather no greeting.
+            Some(Value::String(text)) if speech::is_hostile(text) => None,
             Some(Value::String(text)) => Some(speakable(text)?),
             _ => return Err(GreetingError::NoGreeting),
         };
@@ -137,6 +145,7 @@ fn unfenced(answer: &str) -> &str {
 }
 
 fn speakable(text: &str) -> Result<String, GreetingError> {
+    let text = seen(text);
     if text.contains(is_odd) {
         return Err(GreetingError::Unspeakable);
     }
@@ -157,9 +166,6 @@ fn speakable(text: &str) -> Result<String, GreetingError> {
     let greeting = greeting.replace("...", " ");
     if !greeting.chars().any(char::is_alphanumeric) {
         return Err(GreetingError::Unspeakable);
-    }
-    if speech::is_hostile(&greeting) {
-        return Err(GreetingError::Hostile);
     }
     within_limits(greeting.trim())
 }
@@ -199,6 +205,7 @@ fn within_limits(greeting: &str) -> Result<String, GreetingError> {
 /// One line that an agent may read, or nothing: without braces, markup,
 /// control characters, links and instructions.
 fn clean(text: &str, limit: usize) -> Option<String> {
+    let text = seen(text);
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.is_empty() || line.contains(is_odd) || speech::is_hostile(&line) {
         return None;
@@ -207,10 +214,14 @@ fn clean(text: &str, limit: usize) -> Option<String> {
 }
 
 /// Braces are templates and angle brackets markup to who reads them next;
-/// control and format characters are never spoken.
+/// control characters are never spoken.
 fn is_odd(c: char) -> bool {
-    let is_format = matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-    matches!(c, '{' | '}' | '<' | '>') || is_format || (c.is_control() && !c.is_whitespace())
+    matches!(c, '{' | '}' | '<' | '>') || (c.is_control() && !c.is_whitespace())
+}
+
+/// Without what is not seen: a model writes it by mistake, or to hide something.
+fn seen(text: &str) -> String {
+    text.chars().filter(|c| !speech::is_unseen(*c)).collect()
 }
 
 fn topics(value: Option<&Value>) -> Vec<String> {

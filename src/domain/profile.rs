@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::caller_id::CallerId;
 use super::greeting::{Greeting, Sentiment};
 use super::learning::Learning;
-use super::name::{CallerName, NameSource};
+use super::name::{CallerName, Evidence, NameSource};
 
 /// Tier 1: who a caller is, shared by all agents.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +52,26 @@ impl UniversalProfile {
             );
         }
         profile
+    }
+
+    /// One person's two profiles: the name of this one stands, unless it has
+    /// none or an operator entered the other. Returns the name that gives way.
+    pub fn take_name_of(&mut self, other: Self) -> Option<CallerName> {
+        let is_operators = |source: &Option<NameSource>| {
+            source
+                .as_ref()
+                .is_some_and(|s| s.evidence == Evidence::Operator)
+        };
+        let theirs = other.name?;
+        let takes = self.name.is_none()
+            || (is_operators(&other.name_source) && !is_operators(&self.name_source));
+        let loser = if takes {
+            self.name_source = other.name_source;
+            self.name.replace(theirs)
+        } else {
+            Some(theirs)
+        };
+        loser.filter(|loser| Some(loser) != self.name.as_ref())
     }
 
     /// Sets the name; returns another one that was known before.
@@ -124,15 +144,20 @@ impl ConversationState {
     /// Drops the greeting and summary if they speak `name`, which was wrong.
     /// True if there was something to drop.
     pub fn forget_name(&mut self, name: &CallerName) -> bool {
-        let first = name.first_word();
         let mut dropped = false;
         for text in [&mut self.next_greeting, &mut self.conversation_summary] {
-            if text.as_ref().is_some_and(|t| t.contains(first)) {
+            if text
+                .as_ref()
+                .is_some_and(|text| name.is_spoken_in(text, None))
+            {
                 *text = None;
                 dropped = true;
             }
         }
-        dropped
+        let topics = self.key_topics.len();
+        self.key_topics
+            .retain(|topic| !name.is_spoken_in(topic, None));
+        dropped || self.key_topics.len() < topics
     }
 
     /// The state of one person who called from two numbers: the calls of both,
@@ -172,7 +197,7 @@ impl ConversationState {
 mod tests {
     use super::*;
     use crate::domain::ids::{AgentId, ConversationId};
-    use crate::domain::name::{Evidence, Naming};
+    use crate::domain::name::Naming;
 
     fn learning(started: i64, name: Option<&str>) -> Learning {
         Learning {

@@ -114,13 +114,12 @@ impl Greeted {
             };
             profile.set_name(name, source);
         }
-        // Renamed while the model was at work.
-        let old = new
-            .addressed
-            .as_ref()
-            .filter(|_| profile.name != new.addressed);
         let greeted = state.with_greeting(&new.greeting, new.order);
-        let misnamed = greeted.is_some() && old.is_some_and(|old| new.greeting.speaks(old));
+        // Renamed while the model was at work.
+        let own = profile.name.as_ref();
+        let mut told = [&new.addressed, &new.name].into_iter().flatten();
+        let misnamed = greeted.is_some()
+            && told.any(|name| Some(name) != own && new.greeting.speaks(name, own));
         let greeted = greeted.filter(|_| !misnamed);
         Self {
             named,

@@ -55,9 +55,8 @@ pub(super) fn routes(state: AdminState) -> BoxedFilter<(Response,)> {
         .and(path!("agents" / String / "invalidate"))
         .and(warp::post())
         .then(async |operator: Operator, id: String| {
-            operator
-                .act("invalidate agent", id.clone(), invalidate(&operator, &id))
-                .await
+            let work = invalidate(operator.clone(), id.clone());
+            operator.act("invalidate agent", id, work).await
         });
     let log = admin
         .clone()
@@ -110,24 +109,27 @@ fn check(state: &Arc<AdminState>, authorization: Option<&str>) -> Result<Operato
 async fn finish(work: impl Future<Output = Result<Response, ApiError>>) -> Response {
     timeout(TIMEOUT, work)
         .await
-        .unwrap_or(Err(ApiError::Unavailable("it took too long")))
+        .unwrap_or(Err(ApiError::Unavailable("it takes long; it goes on")))
         .unwrap_or_else(ApiError::into_response)
 }
 
-/// A caller id in a path: as webhooks carry it, or as it is stored, in case
-/// today's rules would not take it any more.
+/// A caller id in a path: as webhooks carry it; or exactly as it is stored, if
+/// today's rules would not take it any more, or it begins with `=`.
 fn parse_caller(rules: &CallerRules, id: &str) -> Result<CallerId, ApiError> {
     let unreadable = |e: &dyn std::fmt::Display| ApiError::Invalid(format!("the caller id: {e}"));
     let id = percent_decode_str(id).decode_utf8();
     let id = id.map_err(|e| unreadable(&e))?;
+    if let Some(stored) = id.strip_prefix('=') {
+        return CallerId::from_stored(stored).ok_or_else(|| unreadable(&"it is no caller id"));
+    }
     rules
         .caller(&id)
         .or_else(|error| CallerId::from_stored(&id).ok_or(error))
         .map_err(|e| unreadable(&e))
 }
 
-async fn invalidate(operator: &Operator, id: &str) -> Result<Response, ApiError> {
-    let agent = AgentId::parse(id).map_err(|e| ApiError::Invalid(format!("the agent id {e}")))?;
+async fn invalidate(operator: Operator, id: String) -> Result<Response, ApiError> {
+    let agent = AgentId::parse(&id).map_err(|e| ApiError::Invalid(format!("the agent id {e}")))?;
     let known = operator.state.agents.invalidate(&agent).await;
     Ok(error::json(
         &json!({"agent_id": agent, "invalidated": known}),

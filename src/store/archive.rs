@@ -4,19 +4,20 @@
 //! A file is written beside, then renamed, so that it appears under its name
 //! only when it is whole. What is reported as stored is on disk.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, DirEntry, File, OpenOptions};
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use rustc_hash::FxHashSet;
 use tokio::sync::Semaphore;
 
-use super::{Result, StoreError};
+use super::{Result, StoreError, call_mark};
 use crate::domain::call_event::{EventKey, EventKind};
 use crate::domain::ids::ConversationId;
 
@@ -24,8 +25,8 @@ use crate::domain::ids::ConversationId;
 const THREADS: usize = 16;
 /// Longest wait for any single operation.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(20);
-/// Conversations removed in one go when they are too old.
-const EXPIRED_AT_A_TIME: usize = 200;
+/// How long old conversations are removed in one go.
+const EXPIRY_PORTION: Duration = Duration::from_secs(5);
 /// Where bodies wait that are not authenticated yet.
 const INCOMING: &str = ".incoming";
 
@@ -164,12 +165,32 @@ impl Archive {
         self.blocking(move || {
             let mut removed = 0;
             for conversation in conversations {
-                removed += remove_folder(&root.join(conversation.path_stem()))?;
+                removed += remove_folder(&root, &conversation.path_stem())?;
             }
             if removed > 0 {
                 rustix::fs::syncfs(File::open(root)?)?;
             }
             Ok(removed)
+        })
+        .await
+    }
+
+    /// Finds conversations by the marks of their ids, among all that are here.
+    ///
+    /// # Errors
+    /// If the folder cannot be read, or not in time.
+    pub async fn find(&self, marks: FxHashSet<String>) -> Result<Vec<ConversationId>> {
+        let root = Arc::clone(&self.root);
+        self.blocking(move || {
+            let mut found = Vec::new();
+            for entry in std::fs::read_dir(&root)? {
+                let name = entry?.file_name();
+                let id = name
+                    .to_str()
+                    .and_then(|name| ConversationId::parse(name).ok());
+                found.extend(id.filter(|id| marks.contains(&call_mark(id))));
+            }
+            Ok(found)
         })
         .await
     }
@@ -182,16 +203,29 @@ impl Archive {
     pub async fn expire(&self, before: SystemTime) -> Result<u64> {
         let root = Arc::clone(&self.root);
         self.blocking(move || {
-            let (mut removed, mut folders) = (0, 0);
+            let (begun, mut removed) = (Instant::now(), 0);
             for entry in std::fs::read_dir(&root)? {
                 let entry = entry?;
-                let folder = entry.metadata()?;
-                let is_old = folder.is_dir() && folder.modified()? < before;
-                if is_old && entry.file_name() != INCOMING {
-                    removed += remove_folder(&entry.path())?;
-                    folders += 1;
+                let name = entry.file_name();
+                let Some(stem) = name.to_str().filter(|name| is_stem(name)) else {
+                    continue;
+                };
+                // One folder that cannot be removed must not keep the others.
+                let is_old = |entry: &DirEntry| -> std::io::Result<bool> {
+                    let folder = entry.metadata()?;
+                    Ok(folder.is_dir() && folder.modified()? < before)
+                };
+                let gone = is_old(&entry).and_then(|is_old| match is_old {
+                    true => remove_folder(&root, stem),
+                    false => Ok(0),
+                });
+                match gone {
+                    Ok(files) => removed += files,
+                    Err(error) => {
+                        tracing::warn!(%error, "A file of the archive is too old, but stays")
+                    }
                 }
-                if folders >= EXPIRED_AT_A_TIME {
+                if begun.elapsed() > EXPIRY_PORTION {
                     break;
                 }
             }
@@ -267,19 +301,35 @@ impl Drop for AudioSpool {
     }
 }
 
-/// Removes a folder of files; returns how many there were. One that is not
-/// there holds none.
-fn remove_folder(folder: &Path) -> std::io::Result<u64> {
-    let files = match std::fs::read_dir(folder) {
+/// Whether a name is one that conversations have: nothing else below the
+/// archive's folder is ours.
+fn is_stem(name: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    !name.is_empty() && name.bytes().all(is_plain)
+}
+
+/// Removes the files of a conversation, and their folder if it is empty then;
+/// returns how many there were. A folder that is not there holds none.
+fn remove_folder(root: &Path, stem: &str) -> std::io::Result<u64> {
+    let folder = root.join(stem);
+    let files = match std::fs::read_dir(&folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
         files => files?,
     };
     let mut removed = 0;
     for file in files {
-        std::fs::remove_file(file?.path())?;
-        removed += 1;
+        let file = file?;
+        let name = file.file_name();
+        let rest = name.to_str().and_then(|name| name.strip_prefix(stem));
+        if rest.is_some_and(|rest| rest.starts_with('_')) {
+            std::fs::remove_file(file.path())?;
+            removed += 1;
+        }
     }
-    std::fs::remove_dir(folder)?;
+    match std::fs::remove_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
+        removed => removed?,
+    }
     Ok(removed)
 }
 

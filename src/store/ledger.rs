@@ -152,6 +152,8 @@ pub enum Settlement {
         /// What kind of failure it was.
         cause: RetryCause,
     },
+    /// Nothing of it may be kept: it is removed.
+    Erased,
     /// Given up; kept as a dead letter.
     Dead {
         /// Why, without any of the caller's data.
@@ -177,6 +179,8 @@ pub struct ErasedEvents {
     pub dead_letters: u64,
     /// Every call of the caller whose id is known: whose files are to go.
     pub conversations: Vec<ConversationId>,
+    /// Marks of further calls, whose ids are not known.
+    pub marks: Vec<String>,
 }
 
 /// The state of the inbox in numbers.

@@ -64,6 +64,20 @@ pub trait MemoryStore: Send + Sync + 'static {
     /// Removes everything of a caller; asked twice, nothing is left to remove.
     async fn erase(&self, caller: &CallerId) -> Result<ErasedMemory>;
 
+    /// Adds what is known of a number to a person, and removes it there; asked
+    /// twice, nothing is added twice. Nobody may change either meanwhile.
+    async fn merge(&self, number: &CallerId, person: &CallerId) -> Result<()> {
+        let Some(export) = self.export(number).await? else {
+            return Ok(());
+        };
+        let known = self.export(person).await?;
+        if let Some(merged) = export.merged_into(known, person) {
+            self.import(&merged).await?;
+        }
+        self.erase(number).await?;
+        Ok(())
+    }
+
     /// Removes some of the memories of calls before `before`; returns how many,
     /// 0 when none is left.
     async fn expire_memories(&self, before: Timestamp) -> Result<u64>;

@@ -38,6 +38,8 @@ pub struct PendingErasure {
     pub caller: CallerId,
     /// Whose files are still to be removed.
     pub conversations: Vec<ConversationId>,
+    /// Whether the stores have forgotten the caller, and only files are left.
+    pub forgotten: bool,
 }
 
 /// The register. Always a SQL database of our own, beside the ledger.
@@ -58,8 +60,12 @@ pub trait Register: Send + Sync + 'static {
     /// Erasures to go on with, oldest first.
     async fn pending_erasures(&self) -> Result<Vec<PendingErasure>>;
 
-    /// Everything of this caller is gone.
-    async fn end_erasure(&self, caller: &CallerId) -> Result<()>;
+    /// The stores have forgotten this caller; files are left.
+    async fn note_forgotten(&self, caller: &CallerId) -> Result<()>;
+
+    /// The files of these conversations are gone, too. With the last of them the
+    /// erasure has ended, if the stores have forgotten the caller.
+    async fn end_erasure(&self, caller: &CallerId, removed: Vec<ConversationId>) -> Result<()>;
 
     /// Adds to the audit log. Nothing in it is ever changed.
     async fn audit(&self, entry: AuditEntry) -> Result<()>;

@@ -59,14 +59,16 @@ impl CallerExport {
         let profile = &mut whole.profile;
         profile.total_interactions += self.profile.total_interactions;
         profile.first_seen = profile.first_seen.min(self.profile.first_seen);
-        if profile.name.is_none() {
-            profile.name = self.profile.name;
-            profile.name_source = self.profile.name_source;
-        }
+        let loser = profile.take_name_of(self.profile);
         for (agent, state) in self.states {
             match whole.states.iter_mut().find(|(known, _)| *known == agent) {
                 Some((_, known)) => *known = known.merged_with(state),
                 None => whole.states.push((agent, state)),
+            }
+        }
+        if let Some(loser) = loser {
+            for (_, state) in &mut whole.states {
+                state.forget_name(&loser);
             }
         }
         whole.memories.extend(self.memories);

@@ -135,16 +135,88 @@ async fn a_kill_while_erasing_leaves_an_erasure_that_goes_on() {
     service.kill().await;
     // As a crash between the two stores leaves it.
     let database = rusqlite::Connection::open(service.path("elaoms.db")).unwrap();
-    let begun = "INSERT INTO pending_erasures VALUES (?1, '[\"conv_1\"]', 0)";
+    let begun = "INSERT INTO pending_erasures VALUES (?1, '[\"conv_1\"]', 0, 0)";
     database.execute(begun, [CALLER]).unwrap();
     drop(database);
     service.respawn().await;
-    until("the erasure to end", async || {
-        service.query("SELECT count(*) FROM pending_erasures") == 0
+    let ended = async |service: &Service| {
+        until("the erasure to end", async || {
+            service.query("SELECT count(*) FROM pending_erasures") == 0
+        })
+        .await;
+        assert!(!service.path("payloads/conv_1").exists());
+    };
+    ended(&service).await;
+    assert_eq!(service.query("SELECT count(*) FROM callers"), 0);
+
+    // Of an erasure that has only files left, what was said since is spared.
+    let anew = call("conv_2", AGENT, CALLER)
+        .caller("I like lilies.")
+        .later(60);
+    service.end_call_and_settle(&anew).await;
+    std::fs::create_dir(service.path("payloads/conv_1")).unwrap();
+    std::fs::write(service.path("payloads/conv_1/conv_1_audio.mp3"), CANARY).unwrap();
+    service.kill().await;
+    let database = rusqlite::Connection::open(service.path("elaoms.db")).unwrap();
+    let files_left = "INSERT INTO pending_erasures VALUES (?1, '[\"conv_1\"]', 0, 1)";
+    database.execute(files_left, [CALLER]).unwrap();
+    drop(database);
+    service.respawn().await;
+    ended(&service).await;
+    assert_eq!(service.caller(CALLER).await["total_interactions"], 1);
+    assert_eq!(service.found(CALLER, AGENT, "lilies").await.len(), 1);
+    assert!(service.path("payloads/conv_2").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operators_work_is_done_and_written_down_though_nobody_waits() {
+    let service = Service::start().await;
+    let said = call("conv_1", AGENT, CALLER).caller("My name is Nora.");
+    service.end_call_and_settle(&said).await;
+    // A writer elsewhere keeps the change waiting until its sender is gone.
+    let mut other = rusqlite::Connection::open(service.path("elaoms.db")).unwrap();
+    other.busy_timeout(Duration::from_secs(30)).unwrap();
+    let held = other
+        .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+        .unwrap();
+    let rename = service
+        .admin(Method::PUT, &format!("callers/{CALLER}/name"))
+        .json(&json!({"name": "Nina"}))
+        .timeout(Duration::from_millis(500));
+    assert!(rename.send().await.unwrap_err().is_timeout());
+    held.rollback().unwrap();
+    until("the entry in the log", async || {
+        let log = admin(&service, Method::GET, "audit").await;
+        log["entries"][0]["action"] == "rename caller"
+    })
+    .await;
+    assert_eq!(service.caller(CALLER).await["name"], "Nina");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_waits_is_not_learned_once_its_caller_opts_out() {
+    let mut service = Service::start().await;
+    let said = call("conv_1", AGENT, CALLER).caller(&format!("I like {CANARY}."));
+    service.end_call_and_settle(&said).await;
+    service.kill().await;
+    // As an event that was taken in at the very moment of the decision.
+    let database = rusqlite::Connection::open(service.path("elaoms.db")).unwrap();
+    database
+        .execute_batch(
+            "DELETE FROM callers; DELETE FROM conversation_states; DELETE FROM memories;
+             DELETE FROM learned_calls;
+             UPDATE inbox SET stage = 'learn', state = 'ready', run_at = 0, archived = 0;
+             INSERT INTO opted_out_callers SELECT DISTINCT caller, 0 FROM inbox;",
+        )
+        .unwrap();
+    drop(database);
+    service.respawn().await;
+    until("the event to go", async || {
+        service.query("SELECT count(*) FROM inbox") == 0
     })
     .await;
     assert_eq!(service.query("SELECT count(*) FROM callers"), 0);
-    assert!(!service.path("payloads/conv_1").exists());
+    assert_eq!(service.query("SELECT count(*) FROM memories"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -306,7 +378,7 @@ async fn a_number_that_several_people_share_says_nothing_personal_before_the_nam
 async fn dead_letters_are_read_and_dropped_and_all_of_it_is_written_down() {
     let keys = [("ADMIN_KEY", "ana:key-for-ana-0007, key-for-admin-0006")];
     let service = Service::start_with(&keys).await;
-    let body = br#"{"type":"tomorrow","data":{"from":"+16125550101"}}"#.to_vec();
+    let body = br#"{"type":"tomorrow","data":{"from":"+161255501019"}}"#.to_vec();
     assert_eq!(
         service
             .post_call(body.clone())
@@ -316,6 +388,10 @@ async fn dead_letters_are_read_and_dropped_and_all_of_it_is_written_down() {
             .status(),
         200
     );
+    // Who is erased has none of the letters of others, whatever is alike.
+    for other in [CALLER, "5550101", "101"] {
+        admin(&service, Method::DELETE, &format!("callers/{other}")).await;
+    }
     let listed = admin(&service, Method::GET, "dead-letters").await;
     let id = listed["dead_letters"][0]["id"].as_i64().unwrap();
     let as_ana = |method, path: &str| {
@@ -364,6 +440,9 @@ async fn dead_letters_are_read_and_dropped_and_all_of_it_is_written_down() {
             ("ana", "discard dead letter", &id, "404"),
             ("ana", "discard dead letter", &id, "200"),
             ("ana", "read dead letter", &id, "200"),
+            ("admin", "erase caller", "101", "200"),
+            ("admin", "erase caller", "555**01", "200"),
+            ("admin", "erase caller", "+16*******01", "200"),
         ]
     );
     // Nobody shortens it, not even by hand.

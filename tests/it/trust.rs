@@ -189,6 +189,33 @@ async fn what_a_model_writes_instructs_no_agent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_greeted_by_a_name_that_a_model_made_up() {
+    let service = Service::start().await;
+    service.upstream.set_openai(OpenAi {
+        content: Some(
+            json!({
+                "next_greeting": "Hi Margaret! How are the roses?",
+                "key_topics": ["roses"], "sentiment": "positive",
+                "conversation_summary": "Likes roses.", "caller_name": "Margaret",
+            })
+            .to_string(),
+        ),
+        ..OpenAi::default()
+    });
+    let said = call("conv_1", AGENT, CALLER)
+        .agent("Margaret here.")
+        .caller("I like roses.");
+    service.end_call_and_settle(&said).await;
+    let answer = service.ring(CALLER, AGENT).await;
+    assert!(!answer.to_string().contains("Margaret"), "{answer}");
+    assert_eq!(
+        answer["dynamic_variables"]["last_call_summary"],
+        "Likes roses."
+    );
+    assert_eq!(service.upstream.asked(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rename_wins_against_a_greeting_in_flight() {
     let service = Service::start().await;
     service.upstream.set_openai(OpenAi {

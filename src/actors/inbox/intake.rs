@@ -202,10 +202,8 @@ impl Inbox {
                     .caller
                     .as_ref()
                     .is_some_and(|caller| directory.standing(caller) == Standing::OptedOut);
-                if opted_out {
-                    let calls = vec![conversation.clone()];
-                    register.bury(calls.clone(), Timestamp::now()).await?;
-                    self.intake.archive.remove(calls).await?;
+                if let Some(caller) = call.caller.as_ref().filter(|_| opted_out) {
+                    self.withdraw(caller, conversation.clone()).await?;
                 }
                 // An erased one is refused by the ledger.
                 Ok(opted_out)
@@ -229,8 +227,14 @@ impl Inbox {
             marks: Vec::new(),
         };
         self.ledger.erase(&person, known, Timestamp::now()).await?;
-        archive.remove(vec![conversation]).await?;
-        register.end_erasure(&person).await
+        match archive.remove(vec![conversation.clone()]).await {
+            Ok(_) => register.end_erasure(&person, vec![conversation]).await,
+            Err(error) => {
+                // It is noted, and tried again; nobody need send the event again.
+                tracing::error!(%error, "Files of a caller who opted out cannot be removed yet");
+                Ok(())
+            }
+        }
     }
 
     /// Large bodies are read off the runtime.

@@ -18,6 +18,8 @@ const MAX_GROWTH: usize = 2_000;
 pub(in crate::actors) struct IndexBudget {
     limit: usize,
     used: AtomicUsize,
+    /// How often all were forgotten.
+    forgotten: AtomicU64,
     /// Loaded indexes in the order in which they were loaded or last spared.
     loaded: Mutex<VecDeque<Weak<IndexCell>>>,
 }
@@ -33,6 +35,7 @@ impl IndexBudget {
         Self {
             limit,
             used: AtomicUsize::new(0),
+            forgotten: AtomicU64::new(0),
             loaded: Mutex::default(),
         }
     }
@@ -46,8 +49,9 @@ impl IndexBudget {
         loaded.push_back(Arc::downgrade(cell));
     }
 
-    /// Unloads all.
+    /// Unloads all, those that are being loaded as well.
     pub fn forget_all(&self) {
+        self.forgotten.fetch_add(1, Ordering::AcqRel);
         let loaded =
             std::mem::take(&mut *self.loaded.lock().unwrap_or_else(PoisonError::into_inner));
         for cell in loaded {
@@ -111,9 +115,10 @@ impl IndexCell {
         }
     }
 
-    /// Asked before memories are read that are to be [loaded](Self::load).
+    /// Asked before memories are read that are to be [loaded](Self::load). It
+    /// changes with each call, and whenever all indexes are forgotten.
     pub fn calls(&self) -> u64 {
-        self.calls.load(Ordering::Acquire)
+        self.calls.load(Ordering::Acquire) + self.budget.forgotten.load(Ordering::Acquire)
     }
 
     pub fn is_loaded(&self) -> bool {

@@ -25,14 +25,24 @@ impl Operator {
     }
 
     /// Does something and writes down that it was done or tried. `subject`
-    /// holds no caller but masked.
+    /// holds no caller but masked. Once begun it is done to its end, whether or
+    /// not whoever asked goes on waiting.
     pub async fn act(
         &self,
         action: &'static str,
         subject: String,
-        work: impl Future<Output = Result<Response, ApiError>>,
+        work: impl Future<Output = Result<Response, ApiError>> + Send + 'static,
     ) -> Response {
-        let response = finish(work).await;
+        let operator = self.clone();
+        let done = tokio::spawn(async move {
+            let response = work.await.unwrap_or_else(ApiError::into_response);
+            operator.note(action, subject, &response).await;
+            response
+        });
+        finish(async { done.await.map_err(|_| ApiError::Internal) }).await
+    }
+
+    async fn note(&self, action: &'static str, subject: String, response: &Response) {
         let entry = AuditEntry {
             at: Timestamp::now(),
             who: self.who.clone(),
@@ -50,7 +60,6 @@ impl Operator {
             // It is done; the line above is what is left of the record.
             tracing::error!(%error, "The audit log cannot be written");
         }
-        response
     }
 }
 

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Buf;
-use futures_util::Stream;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use warp::filters::BoxedFilter;
@@ -63,10 +62,15 @@ pub(super) fn routes(admin: &BoxedFilter<(Operator,)>) -> BoxedFilter<(Response,
         .and(path!("name"))
         .and(warp::put())
         .and(warp::body::stream())
-        .then(async |operator: Operator, id: String, body| {
-            let rename = |state, caller| rename(state, caller, body);
-            operator.about(&id, "rename caller", rename).await
-        });
+        .then(
+            async |operator: Operator, id: String, body| match body::read_small(body).await {
+                Ok(body) => {
+                    let rename = |state, caller| rename(state, caller, body);
+                    operator.about(&id, "rename caller", rename).await
+                }
+                Err(error) => error.into_response(),
+            },
+        );
     let opt_out = caller().and(path!("opt-out")).and(warp::put()).then(
         async |operator: Operator, id: String| operator.about(&id, "opt caller out", opt_out).await,
     );
@@ -107,10 +111,15 @@ fn identity(admin: &BoxedFilter<(Operator,)>) -> BoxedFilter<(Response,)> {
         .and(path!("link"))
         .and(warp::put())
         .and(warp::body::stream())
-        .then(async |operator: Operator, id: String, body| {
-            let link = |state, caller| link(state, caller, body);
-            operator.about(&id, "link number", link).await
-        });
+        .then(
+            async |operator: Operator, id: String, body| match body::read_small(body).await {
+                Ok(body) => {
+                    let link = |state, caller| link(state, caller, body);
+                    operator.about(&id, "link number", link).await
+                }
+                Err(error) => error.into_response(),
+            },
+        );
     let unlink = caller().and(path!("link")).and(warp::delete()).then(
         async |operator: Operator, id: String| operator.about(&id, "unlink number", unlink).await,
     );
@@ -133,7 +142,7 @@ impl Operator {
         work: impl FnOnce(State, CallerId) -> F,
     ) -> Response
     where
-        F: Future<Output = Result<Response, ApiError>>,
+        F: Future<Output = Result<Response, ApiError>> + Send + 'static,
     {
         match parse_caller(&self.state.caller_rules, id) {
             Ok(caller) => {
@@ -188,16 +197,11 @@ async fn unlink(state: State, alias: CallerId) -> Result<Response, ApiError> {
     answer(&json!({"linked_to": null}))
 }
 
-async fn rename<S, B>(state: State, caller: CallerId, body: S) -> Result<Response, ApiError>
-where
-    S: Stream<Item = Result<B, warp::Error>>,
-    B: Buf,
-{
+async fn rename(state: State, caller: CallerId, body: Bytes) -> Result<Response, ApiError> {
     #[derive(Deserialize)]
     struct Request {
         name: String,
     }
-    let body = body::read_small(body).await?;
     let Request { name } = serde_json::from_slice(&body)?;
     let name = CallerName::parse(&name).map_err(|e| ApiError::Invalid(format!("the name {e}")))?;
     let profile = state.callers.rename(&caller, name).await?;
@@ -205,16 +209,11 @@ where
     answer(&json!({"phone_number": profile.phone_number.as_str(), "name": profile.name}))
 }
 
-async fn link<S, B>(state: State, alias: CallerId, body: S) -> Result<Response, ApiError>
-where
-    S: Stream<Item = Result<B, warp::Error>>,
-    B: Buf,
-{
+async fn link(state: State, alias: CallerId, body: Bytes) -> Result<Response, ApiError> {
     #[derive(Deserialize)]
     struct Request {
         caller: String,
     }
-    let body = body::read_small(body).await?;
     let Request { caller } = serde_json::from_slice(&body)?;
     let caller = parse_caller(&state.caller_rules, &caller)?;
     state.callers.link(&alias, &caller).await?;

@@ -21,17 +21,17 @@ pub(super) fn routes(admin: &BoxedFilter<(Operator,)>) -> BoxedFilter<(Response,
         .and(path!("dead-letters" / i64))
         .and(warp::get())
         .then(async |operator: Operator, id: i64| {
-            operator
-                .act("read dead letter", id.to_string(), show(&operator, id))
-                .await
+            let work = show(operator.clone(), id);
+            operator.act("read dead letter", id.to_string(), work).await
         });
     let retry = admin
         .clone()
         .and(path!("dead-letters" / i64 / "retry"))
         .and(warp::post())
         .then(async |operator: Operator, id: i64| {
+            let work = retry(operator.clone(), id);
             operator
-                .act("retry dead letter", id.to_string(), retry(&operator, id))
+                .act("retry dead letter", id.to_string(), work)
                 .await
         });
     let discard = admin
@@ -39,12 +39,9 @@ pub(super) fn routes(admin: &BoxedFilter<(Operator,)>) -> BoxedFilter<(Response,
         .and(path!("dead-letters" / i64))
         .and(warp::delete())
         .then(async |operator: Operator, id: i64| {
+            let work = discard(operator.clone(), id);
             operator
-                .act(
-                    "discard dead letter",
-                    id.to_string(),
-                    discard(&operator, id),
-                )
+                .act("discard dead letter", id.to_string(), work)
                 .await
         });
     list.or(show)
@@ -63,7 +60,7 @@ async fn list(operator: &Operator) -> Result<Response, ApiError> {
 }
 
 /// With its body: the text as it was received.
-async fn show(operator: &Operator, id: i64) -> Result<Response, ApiError> {
+async fn show(operator: Operator, id: i64) -> Result<Response, ApiError> {
     let found = operator.state.inbox.dead_letter(EventId(id)).await;
     let found = found.map_err(|e| store_failed(&e))?;
     let (letter, body) = found.ok_or(NO_SUCH_LETTER)?;
@@ -71,7 +68,7 @@ async fn show(operator: &Operator, id: i64) -> Result<Response, ApiError> {
     Ok(error::json(&json!({"dead_letter": letter, "body": body})))
 }
 
-async fn retry(operator: &Operator, id: i64) -> Result<Response, ApiError> {
+async fn retry(operator: Operator, id: i64) -> Result<Response, ApiError> {
     let revived = operator.state.inbox.revive(EventId(id)).await;
     if revived.map_err(|e| store_failed(&e))? {
         Ok(error::json(&json!({"id": id, "status": "queued"})))
@@ -82,7 +79,7 @@ async fn retry(operator: &Operator, id: i64) -> Result<Response, ApiError> {
     }
 }
 
-async fn discard(operator: &Operator, id: i64) -> Result<Response, ApiError> {
+async fn discard(operator: Operator, id: i64) -> Result<Response, ApiError> {
     let discarded = operator.state.inbox.discard(EventId(id)).await;
     if discarded.map_err(|e| store_failed(&e))? {
         Ok(error::json(&json!({"id": id, "status": "discarded"})))

@@ -200,6 +200,8 @@ impl OpenMemoryStore {
             Some(found) if found.value.has_begun(mark) => Ok(true),
             Some(mut found) => {
                 found.value.note_begun(mark);
+                // Should this break off, an erasure knows where to look.
+                found.value.add_agent(&learning.agent);
                 self.update(&found.id, &Metadata::Profile(found.value))
                     .await?;
                 Ok(false)

@@ -1,11 +1,11 @@
 //! Removing what is kept of a caller.
 
-use super::records::LEGACY_CONVERSATION;
+use super::records::{LEGACY_CONVERSATION, legacy_caller};
 use super::*;
 use crate::domain::ids::ConversationId;
 
-/// Memories removed in one go because of their age.
-const EXPIRED_AT_A_TIME: usize = 200;
+/// Memories removed after one look at all records, because of their age.
+const EXPIRED_AT_A_TIME: usize = 10_000;
 
 pub(super) async fn calls(store: &OpenMemoryStore, caller: &CallerId) -> Result<KnownCalls> {
     let marks = store.profile_record(caller).await?;
@@ -60,7 +60,12 @@ pub(super) async fn expire(store: &OpenMemoryStore, before: Timestamp) -> Result
             let is_old = |record: &&Record| match Metadata::of(record) {
                 Some(Metadata::Memory(memory)) => memory.is_older_than(before),
                 Some(_) => false,
-                None => is_legacy(record) && record.created_at < before.as_millisecond(),
+                // Of the legacy system, and a caller's: others may use the server, too.
+                None => {
+                    is_legacy(record)
+                        && is_callers(record)
+                        && record.created_at < before.as_millisecond()
+                }
             };
             let room = EXPIRED_AT_A_TIME.saturating_sub(old.len());
             old.extend(page.iter().filter(is_old).take(room).map(|r| r.id.clone()));
@@ -71,6 +76,12 @@ pub(super) async fn expire(store: &OpenMemoryStore, before: Timestamp) -> Result
         gone += u64::from(store.delete(&id).await?);
     }
     Ok(gone)
+}
+
+fn is_callers(record: &Record) -> bool {
+    let user = record.user_id.as_deref();
+    legacy_caller(record).is_some()
+        || user.is_some_and(|id| CallerId::parse_unmistakable(id).is_some())
 }
 
 impl OpenMemoryStore {

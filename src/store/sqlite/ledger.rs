@@ -26,7 +26,7 @@ use crate::store::{
     Unarchived,
 };
 
-use dead_letters::{dead_letter, erase, revive};
+use dead_letters::{dead_letter, erase, naming, revive};
 use settlement::settle;
 
 /// [`Ledger`] on SQLite.
@@ -209,9 +209,11 @@ impl Ledger for SqliteLedger {
         known: KnownCalls,
         now: Timestamp,
     ) -> Result<ErasedEvents> {
+        let whose = caller.clone();
+        let unknown = self.0.read(move |db| naming(db, &whose)).await?;
         let caller = caller.clone();
         self.0
-            .write(move |db| erase(db, &caller, &known, now))
+            .write(move |db| erase(db, &caller, &known, &unknown, now))
             .await
     }
 

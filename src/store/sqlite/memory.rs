@@ -84,6 +84,23 @@ impl MemoryStore for SqliteMemoryStore {
         self.0.write(move |db| erase(db, &caller)).await
     }
 
+    /// In one transaction: it is done once, or not at all.
+    async fn merge(&self, number: &CallerId, person: &CallerId) -> Result<()> {
+        let (number, person) = (number.clone(), person.clone());
+        self.0
+            .write(move |db| {
+                let Some(known) = export(db, &number)? else {
+                    return Ok(());
+                };
+                if let Some(merged) = known.merged_into(export(db, &person)?, &person) {
+                    import(db, &merged)?;
+                }
+                erase(db, &number)?;
+                Ok(())
+            })
+            .await
+    }
+
     async fn expire_memories(&self, before: Timestamp) -> Result<u64> {
         self.0
             .write(move |db| {
@@ -333,7 +350,7 @@ fn import(db: &Connection, export: &CallerExport) -> Result<()> {
         db.prepare_cached(
             "INSERT INTO learned_calls (conversation_id, caller, agent, learned_at)
              VALUES (?1, ?2, '', unixepoch('subsec'))
-             ON CONFLICT DO NOTHING",
+             ON CONFLICT (conversation_id) DO UPDATE SET caller = excluded.caller",
         )?
         .execute([marked(mark), caller.as_str().to_owned()])?;
     }

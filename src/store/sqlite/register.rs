@@ -2,14 +2,14 @@
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 
 use super::SqliteDatabase;
 use super::rows::{self, first, millis, query, unreadable};
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::ConversationId;
 use crate::domain::standing::Standings;
-use crate::store::{AuditEntry, Decision, PendingErasure, Register, Result, call_mark};
+use crate::store::{AuditEntry, Decision, PendingErasure, Register, Result, StoreError, call_mark};
 
 /// [`Register`] on SQLite.
 #[derive(Clone)]
@@ -62,27 +62,33 @@ impl Register for SqliteRegister {
     async fn pending_erasures(&self) -> Result<Vec<PendingErasure>> {
         self.0
             .read(|db| {
-                let sql = "SELECT caller, conversations FROM pending_erasures ORDER BY begun_at";
+                let sql = "SELECT * FROM pending_erasures ORDER BY begun_at";
                 query(db, sql, [], |row| {
-                    let conversations: String = row.get("conversations")?;
                     Ok(PendingErasure {
                         caller: rows::caller(row)?,
-                        conversations: serde_json::from_str(&conversations)
-                            .map_err(|_| unreadable("conversations"))?,
+                        conversations: conversations(row)?,
+                        forgotten: row.get("forgotten")?,
                     })
                 })
             })
             .await
     }
 
-    async fn end_erasure(&self, caller: &CallerId) -> Result<()> {
+    async fn note_forgotten(&self, caller: &CallerId) -> Result<()> {
         let caller = caller.clone();
         self.0
             .write(move |db| {
-                db.prepare_cached("DELETE FROM pending_erasures WHERE caller = ?1")?
-                    .execute([caller.as_str()])?;
+                let sql = "UPDATE pending_erasures SET forgotten = 1 WHERE caller = ?1";
+                db.prepare_cached(sql)?.execute([caller.as_str()])?;
                 Ok(())
             })
+            .await
+    }
+
+    async fn end_erasure(&self, caller: &CallerId, removed: Vec<ConversationId>) -> Result<()> {
+        let caller = caller.clone();
+        self.0
+            .write(move |db| end_erasure(db, &caller, &removed))
             .await?;
         // What was erased is overwritten in the database file (secure_delete);
         // this removes it from the log beside it.
@@ -124,6 +130,33 @@ impl Register for SqliteRegister {
             })
             .await
     }
+}
+
+fn conversations(row: &Row<'_>) -> Result<Vec<ConversationId>> {
+    let listed: String = row.get("conversations")?;
+    serde_json::from_str(&listed).map_err(|_| unreadable("conversations"))
+}
+
+/// Further conversations may have been added by another erasure meanwhile.
+fn end_erasure(db: &Connection, caller: &CallerId, removed: &[ConversationId]) -> Result<()> {
+    let sql = "SELECT conversations, forgotten FROM pending_erasures WHERE caller = ?1";
+    let pending = first(db, sql, [caller.as_str()], |row| {
+        Ok((conversations(row)?, row.get("forgotten")?))
+    })?;
+    let (listed, forgotten): (_, bool) = pending.unwrap_or_default();
+    let left: Vec<ConversationId> = listed
+        .into_iter()
+        .filter(|c| !removed.contains(c))
+        .collect();
+    if left.is_empty() && forgotten {
+        let sql = "DELETE FROM pending_erasures WHERE caller = ?1";
+        db.prepare_cached(sql)?.execute([caller.as_str()])?;
+    } else {
+        let left = serde_json::to_string(&left).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+        let sql = "UPDATE pending_erasures SET conversations = ?2 WHERE caller = ?1";
+        db.prepare_cached(sql)?.execute([caller.as_str(), &left])?;
+    }
+    Ok(())
 }
 
 fn decide(db: &Connection, decision: &Decision, now: Timestamp) -> Result<()> {

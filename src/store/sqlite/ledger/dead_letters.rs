@@ -2,12 +2,13 @@
 
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
+use rustc_hash::FxHashSet;
 
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::ConversationId;
 use crate::store::sqlite::register;
 use crate::store::sqlite::rows::{self, first, millis, query};
-use crate::store::{DeadLetter, ErasedEvents, EventId, KnownCalls, Result, StoreError};
+use crate::store::{DeadLetter, ErasedEvents, EventId, KnownCalls, Result, StoreError, call_mark};
 
 pub(super) fn dead_letter(row: &Row<'_>) -> Result<DeadLetter> {
     let error: Option<String> = row.get("last_error")?;
@@ -21,17 +22,40 @@ pub(super) fn dead_letter(row: &Row<'_>) -> Result<DeadLetter> {
     })
 }
 
-/// A dead letter of unknown type names no caller, but its body may.
+/// Dead letters of unknown type whose body names the caller. Only for an id
+/// that cannot be a part of something else; bodies are read one at a time.
+pub(super) fn naming(db: &Connection, caller: &CallerId) -> Result<Vec<EventId>> {
+    let id = caller.as_str();
+    if !id.starts_with(['+', 's']) {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT id, payload FROM inbox
+               WHERE state = 'dead' AND kind = 'unknown' AND payload IS NOT NULL";
+    let found = query(db, sql, [], |row| {
+        let payload: Vec<u8> = row.get("payload")?;
+        Ok(names(&payload, id).then_some(EventId(row.get("id")?)))
+    })?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// Whether `id` stands in a text, and is not the beginning of a longer one.
+fn names(text: &[u8], id: &str) -> bool {
+    let id = id.as_bytes();
+    text.windows(id.len()).enumerate().any(|(at, window)| {
+        let next = text.get(at + id.len());
+        window == id && !next.is_some_and(u8::is_ascii_alphanumeric)
+    })
+}
+
+/// `unknown` dead letters name no caller themselves; see [`naming`].
 pub(super) fn erase(
     db: &Connection,
     caller: &CallerId,
     known: &KnownCalls,
+    unknown: &[EventId],
     now: Timestamp,
 ) -> Result<ErasedEvents> {
-    let sql = "SELECT id, state, conversation_id FROM inbox WHERE caller = ?1
-               UNION ALL
-               SELECT id, state, NULL FROM inbox
-               WHERE state = 'dead' AND caller IS NULL AND instr(payload, CAST(?1 AS BLOB)) > 0";
+    let sql = "SELECT id, state, conversation_id FROM inbox WHERE caller = ?1";
     let rows = query(db, sql, [caller.as_str()], |row| {
         let (state, conversation): (String, Option<String>) =
             (row.get("state")?, row.get("conversation_id")?);
@@ -42,7 +66,8 @@ pub(super) fn erase(
         conversations: known.conversations.clone(),
         ..ErasedEvents::default()
     };
-    for (id, is_dead, conversation) in rows {
+    let unknown = unknown.iter().map(|id| (*id, true, None));
+    for (id, is_dead, conversation) in rows.into_iter().chain(unknown) {
         erased.dead_letters += u64::from(is_dead);
         erased.conversations.extend(conversation);
         erased.events.push(id);
@@ -59,6 +84,9 @@ pub(super) fn erase(
     erased.conversations.sort();
     erased.conversations.dedup();
 
+    let named: FxHashSet<String> = erased.conversations.iter().map(call_mark).collect();
+    let unnamed = known.marks.iter().filter(|mark| !named.contains(*mark));
+    erased.marks = unnamed.cloned().collect();
     register::bury(db, &erased.conversations, now)?;
     for mark in &known.marks {
         register::bury_mark(db, mark, now)?;
@@ -66,7 +94,8 @@ pub(super) fn erase(
     let conversations = serde_json::to_string(&erased.conversations)
         .map_err(|e| StoreError::Corrupt(e.to_string()))?;
     db.prepare_cached(
-        "INSERT OR REPLACE INTO pending_erasures (caller, conversations, begun_at) VALUES (?1, ?2, ?3)",
+        "INSERT OR REPLACE INTO pending_erasures (caller, conversations, begun_at, forgotten)
+             VALUES (?1, ?2, ?3, 0)",
     )?
     .execute(params![caller.as_str(), conversations, millis(now)])?;
     Ok(erased)

@@ -49,6 +49,13 @@ pub(super) fn settle(
             }
         }
         Settlement::Greeted => finish(db, id)?,
+        Settlement::Erased => {
+            if stage == Stage::Learn {
+                promote_next(db, id, &event)?;
+            }
+            db.prepare_cached("DELETE FROM inbox WHERE id = ?1")?
+                .execute([id.0])?;
+        }
         Settlement::Retry {
             run_at,
             error,

@@ -30,7 +30,10 @@ CREATE TABLE erased_calls (
 CREATE TABLE pending_erasures (
     caller        TEXT PRIMARY KEY,
     conversations TEXT NOT NULL, -- JSON array: whose files are to be removed
-    begun_at      INTEGER NOT NULL
+    begun_at      INTEGER NOT NULL,
+    -- The stores are done, and files are left: what the caller has said since
+    -- is none of this erasure's.
+    forgotten     INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 
 -- Who did what, for good.
