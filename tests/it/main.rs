@@ -12,6 +12,7 @@ mod fakes;
 mod first_start;
 mod front;
 mod isolation;
+mod kills;
 mod linear;
 mod load;
 mod observability;
