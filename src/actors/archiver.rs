@@ -163,6 +163,13 @@ impl ArchiverActor {
 
 impl Setup {
     async fn batch(&self) -> Batch {
+        let turn = match self.archive.begin_batch().await {
+            Ok(turn) => turn,
+            Err(error) => {
+                tracing::error!(%error, "Post-call events cannot be archived");
+                return Batch::Failed;
+            }
+        };
         let due = self
             .ledger
             .to_archive(Timestamp::now(), BATCH, BATCH_BYTES)
@@ -176,7 +183,7 @@ impl Setup {
             }
         };
         let bodies = due.iter().map(|e| (e.key.clone(), e.payload.clone()));
-        let results = match self.archive.store_all(bodies.collect()).await {
+        let results = match self.archive.store_all(bodies.collect(), turn).await {
             Ok(results) => results,
             Err(error) => {
                 tracing::error!(%error, "Post-call events cannot be archived");
