@@ -107,24 +107,27 @@ impl Callers {
         at_elevenlabs: bool,
     ) -> Result<Receipt, CallerError> {
         let person = self.directory.person(caller);
-        let Erasure { events, memory } = {
-            let erasure = self.sessions.erase(&person).await?;
-            // A greeting that is being made is not waited for, and refused.
-            self.lanes.cancel(&erasure.events.events);
-            for event in &erasure.events.events {
-                self.calls.forget(*event);
-            }
-            erasure
-        };
-        let conversations = events.conversations.clone();
-        let mut receipt = Receipt::new(&person, &Erasure { events, memory }, Timestamp::now());
-        self.remove_files(&person, conversations.clone(), &mut receipt)
+        let erasure = self.sessions.erase(&person, false).await?;
+        let erasure = erasure.unwrap_or_default();
+        Ok(self.complete(&person, erasure, at_elevenlabs).await)
+    }
+
+    /// Removes what is left when the databases hold nothing any more.
+    async fn complete(&self, person: &CallerId, erasure: Erasure, at_elevenlabs: bool) -> Receipt {
+        // A greeting that is being made is not waited for, and refused.
+        self.lanes.cancel(&erasure.events.events);
+        for event in &erasure.events.events {
+            self.calls.forget(*event);
+        }
+        let mut receipt = Receipt::new(person, &erasure, Timestamp::now());
+        let conversations = erasure.events.conversations;
+        self.remove_files(person, conversations.clone(), &mut receipt)
             .await;
         if at_elevenlabs {
             self.delete_conversations(&conversations, &mut receipt)
                 .await;
         }
-        Ok(receipt)
+        receipt
     }
 
     async fn remove_files(
@@ -244,12 +247,19 @@ impl Callers {
             }
         };
         for PendingErasure { caller, .. } in pending {
-            match self.erase(&caller, false).await {
-                Ok(receipt) if receipt.left.is_empty() => {
-                    tracing::info!("An erasure that was broken off is complete");
+            let erasure = match self.sessions.erase(&caller, true).await {
+                Ok(Some(erasure)) => erasure,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::error!(%error, "An erasure is not complete");
+                    continue;
                 }
-                Ok(receipt) => tracing::error!("An erasure is not complete: {:?}", receipt.left),
-                Err(error) => tracing::error!(%error, "An erasure is not complete"),
+            };
+            let receipt = self.complete(&caller, erasure, false).await;
+            if receipt.left.is_empty() {
+                tracing::info!("An erasure that was broken off is complete");
+            } else {
+                tracing::error!("An erasure is not complete: {:?}", receipt.left);
             }
         }
         for (alias, person) in &self.directory.standings().aliases {

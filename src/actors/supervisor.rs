@@ -131,6 +131,7 @@ impl ActorSystem {
         let dependencies = Arc::new(Dependencies {
             store: Arc::clone(&store),
             ledger: Arc::clone(&ledger),
+            register: Arc::clone(&options.register),
             // Somebody on the line waits for a search.
             compute: Compute::foreground(),
             indexes: Arc::default(),

@@ -525,3 +525,42 @@ async fn a_transcript_that_is_being_archived_goes_with_its_caller() {
     .await;
     assert!(!service.path("payloads/conv_2").exists(), "{receipt}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_erasure_that_goes_on_after_a_crash_takes_no_call_since_its_receipt() {
+    let mut service = Service::start().await;
+    service.kill().await;
+    let database = rusqlite::Connection::open(service.path("elaoms.db")).unwrap();
+    // So many that the last is still open when it is asked for again.
+    for i in 0..300 {
+        let caller = format!("+1613555{i:04}");
+        database
+            .execute(
+                "INSERT INTO pending_erasures VALUES (?1, '[]', 0)",
+                [caller],
+            )
+            .unwrap();
+    }
+    database
+        .execute(
+            "INSERT INTO pending_erasures VALUES (?1, '[]', 1)",
+            [CALLER],
+        )
+        .unwrap();
+    drop(database);
+    service.respawn().await;
+    let receipt = admin(&service, Method::DELETE, &format!("callers/{CALLER}")).await;
+    assert_eq!(receipt["left"], json!([]));
+    let anew = call("conv_1", AGENT, CALLER).caller("I like lilies.");
+    service.end_call_and_settle(&anew).await;
+    until("all erasures to end", async || {
+        service.query("SELECT count(*) FROM pending_erasures") == 0
+    })
+    .await;
+    service.wait_for_log("that was broken off").await;
+    service.settle().await;
+    // The last of them ended before this.
+    service.crash_and_restart().await;
+    assert_eq!(service.caller(CALLER).await["total_interactions"], 1);
+    assert!(service.path("payloads/conv_1").exists());
+}
