@@ -62,6 +62,8 @@ struct Line {
     calls: Vec<Planned>,
     work: Vec<Work>,
     next: AtomicUsize,
+    /// So much of the work may be begun: it lasts until the last kill.
+    allowed: watch::Receiver<usize>,
     history: History,
     erasing: AtomicUsize,
     refused: AtomicUsize,
@@ -138,7 +140,13 @@ impl Line {
     }
 
     async fn work(self: Arc<Self>) {
-        while let Some(work) = self.work.get(self.next.fetch_add(1, Ordering::SeqCst)) {
+        let mut allowed = self.allowed.clone();
+        loop {
+            let next = self.next.fetch_add(1, Ordering::SeqCst);
+            let Some(work) = self.work.get(next) else {
+                return;
+            };
+            allowed.wait_for(|allowed| next < *allowed).await.unwrap();
             match *work {
                 Work::Send(call) => self.send(call).await,
                 Work::Again(call) if self.history.is_acknowledged(call) => {
@@ -205,8 +213,15 @@ fn old_rows(service: &Service) -> i64 {
 
 fn old_folders(service: &Service) -> usize {
     let entries = std::fs::read_dir(service.path("payloads")).unwrap();
-    let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| name.starts_with("old_")).count()
+    let folders = entries.map(|e| e.unwrap()).filter(|folder| {
+        let name = folder.file_name().into_string().unwrap();
+        // A kill between the files and their folder leaves an empty one, which
+        // goes when it is old again.
+        // It may go meanwhile.
+        let holds = || std::fs::read_dir(folder.path()).is_ok_and(|mut f| f.next().is_some());
+        name.starts_with("old_") && holds()
+    });
+    folders.count()
 }
 
 /// How many kills came at which moment.
@@ -248,6 +263,7 @@ async fn run(size: Size) {
     .await;
     let here = |service: &Service| Some((service.base.clone(), service.ops.clone()));
     let (address, seen) = watch::channel(here(&service));
+    let (allow, allowed) = watch::channel(0);
     let line = Arc::new(Line {
         http: service.http.clone(),
         key: service.post_call_key(),
@@ -256,6 +272,7 @@ async fn run(size: Size) {
         calls,
         work,
         next: AtomicUsize::new(0),
+        allowed,
         history: History::default(),
         erasing: AtomicUsize::new(0),
         refused: AtomicUsize::new(0),
@@ -271,10 +288,12 @@ async fn run(size: Size) {
     let mut rounds = 0;
     for kill in 0..most - copies {
         // Spread over the whole load, whatever the machine makes of it.
-        let portion = line.work.len() / (most - copies + 1);
+        let lives = most - copies - (most - copies) / 9;
+        let portion = line.work.len() / lives.max(1);
         let from = kill * portion + rng.random_range(0..=portion);
-        let done = line.work.len();
-        wait_while("load", || line.begun() < from.min(done)).await;
+        allow.send_replace((kill + 2) * portion);
+        let reachable = from.min(line.work.len());
+        wait_while("load", || line.begun() < reachable).await;
         if rng.random_bool(0.2) {
             let caller = line.calls[rng.random_range(0..line.calls.len())]
                 .caller
@@ -321,6 +340,7 @@ async fn run(size: Size) {
             break;
         }
     }
+    allow.send_replace(usize::MAX);
     for task in tasks {
         task.await.unwrap();
     }
