@@ -1,4 +1,4 @@
-.PHONY: test tools dashboards demo bench
+.PHONY: test crash-test tools dashboards demo bench
 
 # Everything the tests need beyond cargo; apt-get is used only for what is missing.
 tools:
@@ -19,6 +19,11 @@ tools:
 # With every tool at hand no test is left out.
 test: tools dashboards
 	ALL_TOOLS=1 cargo test --locked
+
+# 500 kills without warning under load, compared with a model; some minutes.
+# KILLS, EVENTS and CALLERS set the size; SEED repeats a run.
+crash-test:
+	cargo test --release --locked --test it many_kills -- --ignored --nocapture
 
 # The dashboards against Grafana's own types.
 dashboards: tools

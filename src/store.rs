@@ -22,7 +22,7 @@ mod report;
 mod sqlite;
 mod transfer;
 
-pub use archive::{Archive, AudioSpool};
+pub use archive::{Archive, AudioSpool, BatchTurn};
 pub use erasure::{Erasure, Receipt, erase};
 pub use ledger::{
     Accepted, Claimed, DeadLetter, ErasedEvents, EventId, InboxEvent, InboxStats, LONGEST_PAUSE,

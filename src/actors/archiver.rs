@@ -15,7 +15,7 @@ use super::progress::{Beacon, Watched};
 use super::slot::Slot;
 use super::worker::Worker;
 use crate::metric_definitions::{CallOutcome, Metrics};
-use crate::store::{Archive, EventId, LONGEST_PAUSE, Ledger, Register, Unarchived};
+use crate::store::{Archive, EventId, LONGEST_PAUSE, Ledger, Unarchived};
 
 /// How often the lane looks for bodies by itself.
 const TICK: Duration = Duration::from_secs(1);
@@ -86,7 +86,6 @@ pub(super) struct Setup {
     pub archiver: Archiver,
     pub ledger: Arc<dyn Ledger>,
     pub archive: Archive,
-    pub register: Arc<dyn Register>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -164,6 +163,13 @@ impl ArchiverActor {
 
 impl Setup {
     async fn batch(&self) -> Batch {
+        let turn = match self.archive.begin_batch().await {
+            Ok(turn) => turn,
+            Err(error) => {
+                tracing::error!(%error, "Post-call events cannot be archived");
+                return Batch::Failed;
+            }
+        };
         let due = self
             .ledger
             .to_archive(Timestamp::now(), BATCH, BATCH_BYTES)
@@ -177,7 +183,7 @@ impl Setup {
             }
         };
         let bodies = due.iter().map(|e| (e.key.clone(), e.payload.clone()));
-        let results = match self.archive.store_all(bodies.collect()).await {
+        let results = match self.archive.store_all(bodies.collect(), turn).await {
             Ok(results) => results,
             Err(error) => {
                 tracing::error!(%error, "Post-call events cannot be archived");
@@ -206,38 +212,13 @@ impl Setup {
                 self.ledger.archive_later(refused, later).await
             }
         });
-        let gone = match postponed.and(noted) {
-            Ok(gone) => gone,
-            Err(error) => {
-                // What is written is written again, with the same content.
-                tracing::error!(%error, "The inbox cannot be written; events will be archived again");
-                return Batch::Failed;
-            }
-        };
-        if !gone.is_empty() {
-            self.unwrite(&written, &gone).await;
+        if let Err(error) = noted.and(postponed) {
+            // What is written is written again, with the same content.
+            tracing::error!(%error, "The inbox cannot be written; events will be archived again");
+            return Batch::Failed;
         }
         self.count(&written);
         Batch::More
-    }
-
-    /// Removes what was erased after it had been read.
-    async fn unwrite(&self, written: &[&Unarchived], gone: &[EventId]) {
-        let conversations = written
-            .iter()
-            .filter(|event| gone.contains(&event.id))
-            .map(|event| &event.key.conversation_id);
-        for conversation in conversations {
-            // A dead letter that was discarded meanwhile keeps its files.
-            let removed = match self.register.is_erased(conversation).await {
-                Ok(true) => self.archive.remove(vec![conversation.clone()]).await,
-                Ok(false) => Ok(0),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = removed {
-                tracing::error!(%error, "Files of an erased call cannot be removed");
-            }
-        }
     }
 
     /// Events with a caller are counted when they are learned or greeted.

@@ -117,7 +117,9 @@ impl Callers {
         let numbers = standings.numbers_of(&person);
         let mut conversations = Vec::new();
         for number in numbers.iter().copied().chain([&person]) {
-            conversations.extend(self.erase_number(number, &mut receipt).await?);
+            let erasure = self.sessions.erase(number, false).await?;
+            let erased = self.complete(number, erasure.unwrap_or_default(), &mut receipt);
+            conversations.extend(erased.await);
         }
         for number in numbers {
             self.unlink(number).await?;
@@ -129,20 +131,20 @@ impl Callers {
         Ok(receipt)
     }
 
-    /// Removes everything of one number; the calls that it was.
-    async fn erase_number(
+    /// Removes what is left of a number when the stores have forgotten it; the
+    /// calls that it was.
+    async fn complete(
         &self,
         number: &CallerId,
+        Erasure { events, memory }: Erasure,
         receipt: &mut Receipt,
-    ) -> Result<Vec<ConversationId>, CallerError> {
-        let Erasure { events, memory } = self.sessions.erase(number).await?;
+    ) -> Vec<ConversationId> {
         // A greeting that is being made is not waited for, and refused.
         self.lanes.cancel(&events.events);
         for event in &events.events {
             self.calls.forget(*event);
         }
         receipt.add(&events, memory);
-        self.register.note_forgotten(number).await?;
         let mut conversations = events.conversations;
         if !events.marks.is_empty() {
             // Calls that were learned elsewhere: their files tell their ids.
@@ -155,7 +157,7 @@ impl Callers {
         }
         self.remove_files(number, conversations.clone(), receipt)
             .await;
-        Ok(conversations)
+        conversations
     }
 
     async fn remove_files(
@@ -285,8 +287,13 @@ impl Callers {
             if forgotten {
                 self.remove_files(&caller, conversations, &mut receipt)
                     .await;
-            } else if let Err(error) = self.erase_number(&caller, &mut receipt).await {
-                receipt.left.push(error.to_string());
+            } else {
+                match self.sessions.erase(&caller, true).await {
+                    Ok(Some(erasure)) => drop(self.complete(&caller, erasure, &mut receipt).await),
+                    // Ended by another that was asked for meanwhile.
+                    Ok(None) => {}
+                    Err(error) => receipt.left.push(error.to_string()),
+                }
             }
             if receipt.left.is_empty() {
                 tracing::info!("An erasure that was broken off is complete");

@@ -217,10 +217,15 @@ impl Sessions {
         Ok(renamed.map(|renamed| renamed.profile))
     }
 
-    /// Removes everything of a caller from the stores.
-    pub(super) async fn erase(&self, caller: &CallerId) -> Result<Erasure, SessionError> {
+    /// Removes everything of a caller from the stores. `None` if it is to be
+    /// `resumed`, and has ended since.
+    pub(super) async fn erase(
+        &self,
+        caller: &CallerId,
+        resumed: bool,
+    ) -> Result<Option<Erasure>, SessionError> {
         let (reply, erased) = oneshot::channel();
-        self.change(caller, Change::Erase { reply });
+        self.change(caller, Change::Erase { resumed, reply });
         erased.await.unwrap_or(Err(SessionError::Failed))
     }
 

@@ -29,7 +29,7 @@ use crate::domain::learning::Learning;
 use crate::domain::name::CallerName;
 use crate::domain::tiers::{Greeted, Learned, NewGreeting, Renamed, Tiers};
 use crate::metric_definitions::Metrics;
-use crate::store::{Erasure, Ledger, MemoryStore, StoreError, erase};
+use crate::store::{Erasure, Ledger, MemoryStore, Register, StoreError, erase};
 use crate::telemetry::CallerIdFormat;
 
 pub(super) use index::IndexBudget;
@@ -45,6 +45,8 @@ pub(super) struct Dependencies {
     pub store: Arc<dyn MemoryStore>,
     /// For erasures, which begin there.
     pub ledger: Arc<dyn Ledger>,
+    /// For erasures that go on after a restart.
+    pub register: Arc<dyn Register>,
     /// For indexes and searches.
     pub compute: Compute,
     pub indexes: Arc<IndexBudget>,
@@ -84,7 +86,12 @@ pub(super) enum Change {
         reply: Reply<Option<Renamed>>,
     },
     /// Everything is removed, and nobody knows the caller any more.
-    Erase { reply: Reply<Erasure> },
+    Erase {
+        /// Only if an erasure has begun and the stores are not done: it may have
+        /// been asked for again meanwhile, and calls since then stay.
+        resumed: bool,
+        reply: Reply<Option<Erasure>>,
+    },
     /// What is known of another number of the same person is taken over.
     Merge { number: CallerId, reply: Reply<()> },
     /// The number is another caller's now, whose session takes over what is
@@ -105,7 +112,7 @@ impl Change {
             Self::Learn { reply, .. } => drop(reply.send(Err(error))),
             Self::StoreGreeting { reply, .. } => drop(reply.send(Err(error))),
             Self::Rename { reply, .. } => drop(reply.send(Err(error))),
-            Self::Erase { reply } => drop(reply.send(Err(error))),
+            Self::Erase { reply, .. } => drop(reply.send(Err(error))),
             Self::Merge { reply, .. } => drop(reply.send(Err(error))),
             Self::HandOver { reply, .. } => drop(reply.send(Err(error))),
         }
@@ -227,11 +234,9 @@ impl SessionActor {
                 }
                 let _ = reply.send(result.map_err(SessionError::from));
             }
-            Change::Erase { reply } => {
-                let (caller, now) = (&self.setup.caller, Timestamp::now());
-                let ledger = &*dependencies.ledger;
-                let result = within_limit(erase(ledger, &**store, caller, now)).await;
-                if result.is_ok() {
+            Change::Erase { resumed, reply } => {
+                let result = within_limit(self.erase(resumed)).await;
+                if let Ok(Some(_)) = &result {
                     published.forget();
                 }
                 let _ = reply.send(result.map_err(SessionError::from));
@@ -259,6 +264,20 @@ impl SessionActor {
                 let _ = reply.send(result.map_err(SessionError::from));
             }
         }
+    }
+
+    async fn erase(&self, resumed: bool) -> Result<Option<Erasure>, StoreError> {
+        let (caller, now) = (&self.setup.caller, Timestamp::now());
+        let dependencies = &self.setup.dependencies;
+        if resumed {
+            let pending = dependencies.register.pending_erasures().await?;
+            if !pending.iter().any(|p| p.caller == *caller && !p.forgotten) {
+                return Ok(None);
+            }
+        }
+        let erased = erase(&*dependencies.ledger, &*dependencies.store, caller, now).await?;
+        dependencies.register.note_forgotten(caller).await?;
+        Ok(Some(erased))
     }
 
     async fn merge(&self, number: &CallerId) -> Result<Tiers, StoreError> {

@@ -133,6 +133,7 @@ impl ActorSystem {
         let dependencies = Arc::new(Dependencies {
             store: Arc::clone(&store),
             ledger: Arc::clone(&ledger),
+            register: Arc::clone(&options.register),
             // Somebody on the line waits for a search.
             compute: Compute::foreground(),
             indexes: Arc::default(),
@@ -201,7 +202,6 @@ impl ActorSystem {
                     archiver: archiver.clone(),
                     ledger: Arc::clone(&ledger),
                     archive: archive.clone(),
-                    register: options.register,
                     metrics: Arc::clone(&metrics),
                 },
             )),

@@ -40,7 +40,7 @@ pub enum ElevenLabsError {
     /// The connection failed or took too long.
     #[error("HTTP error calling the ElevenLabs API: {0}")]
     Network(String),
-    /// 200, but no JSON object.
+    /// 200, but not what describes an agent.
     #[error("ElevenLabs API error: the answer is no agent")]
     Unusable,
 }
@@ -96,7 +96,8 @@ impl ElevenLabs {
                 BodyError::Http(e) => network(e),
             })?;
         let body: Value = serde_json::from_slice(&body).map_err(|_| ElevenLabsError::Unusable)?;
-        if body.is_object() {
+        // Without it the answer is somebody else's, and must not stand for a day.
+        if body["conversation_config"].is_object() {
             Ok(AgentProfile::from_response(&body))
         } else {
             Err(ElevenLabsError::Unusable)

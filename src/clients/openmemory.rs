@@ -283,7 +283,9 @@ impl OpenMemory {
 
 fn items(mut body: Value) -> Result<Vec<Record>> {
     let unexpected = OpenMemoryError::Unexpected("a list holds something that is no record");
-    serde_json::from_value(body["items"].take()).map_err(|_| unexpected)
+    // Not by `[]`: that panics if the answer is no object.
+    let items = body.get_mut("items").map(Value::take).unwrap_or_default();
+    serde_json::from_value(items).map_err(|_| unexpected)
 }
 
 fn record(body: Value) -> Result<Record> {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustc_hash::FxHashSet;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 
 use super::{Result, StoreError, call_mark};
 use crate::domain::call_event::{EventKey, EventKind};
@@ -39,6 +39,15 @@ pub struct Archive {
     threads: Arc<Semaphore>,
     /// The same, for checks.
     check: Arc<Semaphore>,
+    /// Held from reading bodies until they are written: a removal in between
+    /// would be undone.
+    batch: Arc<Mutex<()>>,
+}
+
+/// The right to write a batch of bodies; see [`Archive::begin_batch`].
+#[derive(Debug)]
+pub struct BatchTurn {
+    _turn: OwnedMutexGuard<()>,
 }
 
 impl Archive {
@@ -55,6 +64,7 @@ impl Archive {
             next_part: Arc::default(),
             threads: Arc::new(Semaphore::new(THREADS)),
             check: Arc::new(Semaphore::new(1)),
+            batch: Arc::default(),
         };
         for entry in std::fs::read_dir(&incoming).map_err(unavailable)? {
             let path = entry.map_err(unavailable)?.path();
@@ -79,6 +89,18 @@ impl Archive {
         self.root.join(INCOMING).join(format!("{number}.part"))
     }
 
+    /// To be asked for before the bodies of a batch are read: until the batch is
+    /// written nothing is [removed](Self::remove), so that no file comes back.
+    ///
+    /// # Errors
+    /// If the batch before does not end in time.
+    pub async fn begin_batch(&self) -> Result<BatchTurn> {
+        let turn = Arc::clone(&self.batch).lock_owned();
+        let turn = tokio::time::timeout(OPERATION_TIMEOUT, turn).await;
+        turn.map(|turn| BatchTurn { _turn: turn })
+            .map_err(|_| StoreError::Unavailable("the archive: no answer in time".into()))
+    }
+
     /// Writes the bodies of events. When this returns, those that succeeded are
     /// on disk under their names; all of them became durable at once.
     ///
@@ -87,6 +109,7 @@ impl Archive {
     pub async fn store_all(
         &self,
         bodies: Vec<(EventKey, bytes::Bytes)>,
+        turn: BatchTurn,
     ) -> Result<Vec<Result<()>>> {
         let files: Vec<_> = bodies
             .into_iter()
@@ -103,6 +126,8 @@ impl Archive {
             // One flush for all. Should power fail before it, an event is not
             // marked as archived, and its file is written anew.
             rustix::fs::syncfs(File::open(root)?)?;
+            // Kept by the thread for as long as it can still write.
+            drop(turn);
             Ok(written)
         })
         .await
@@ -156,11 +181,13 @@ impl Archive {
         .await
     }
 
-    /// Removes everything of these conversations; returns how many files.
+    /// Removes everything of these conversations, of the batch that is being
+    /// written too; returns how many files.
     ///
     /// # Errors
     /// If a file cannot be removed, or not in time.
     pub async fn remove(&self, conversations: Vec<ConversationId>) -> Result<u64> {
+        let _turn = self.begin_batch().await?;
         let root = Arc::clone(&self.root);
         self.blocking(move || {
             let mut removed = 0;

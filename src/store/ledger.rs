@@ -259,9 +259,8 @@ pub trait Ledger: Send + Sync + 'static {
         most_bytes: usize,
     ) -> Result<Vec<Unarchived>>;
 
-    /// The bodies of these events are in the archive. Returns those that are
-    /// gone: erased since they were read.
-    async fn archived(&self, ids: Vec<EventId>) -> Result<Vec<EventId>>;
+    /// The bodies of these events are in the archive.
+    async fn archived(&self, ids: Vec<EventId>) -> Result<()>;
 
     /// The bodies of these events are not archived before `at`.
     async fn archive_later(&self, ids: Vec<EventId>, at: Timestamp) -> Result<()>;

@@ -591,3 +591,85 @@ async fn the_command_line_talks_to_the_service_or_else_to_the_store() {
     let ring = service.ring(CALLER, AGENT).await;
     assert_eq!(ring["dynamic_variables"], json!({}));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transcript_that_is_being_archived_goes_with_its_caller() {
+    let service = Service::start().await;
+    // Opening a pipe that nobody reads blocks. The first holds up a batch of one
+    // event, the second the batch of the two that have come meanwhile: their
+    // bodies are read, and the last has no folder yet.
+    let pipes = [0, 1].map(|i| service.path(&format!("payloads/.incoming/{i}.part")));
+    let made = std::process::Command::new("mkfifo").args(&pipes).status();
+    assert!(made.unwrap().success());
+    let release = async |pipe: &Path| {
+        let pipe = pipe.to_owned();
+        let read = tokio::task::spawn_blocking(move || std::fs::read(pipe));
+        assert!(!read.await.unwrap().unwrap().is_empty());
+    };
+    for (i, caller) in [OTHER_CALLER, OTHER_CALLER, CALLER].into_iter().enumerate() {
+        let said = call(&format!("conv_{i}"), AGENT, caller).caller("I like roses.");
+        service.end_call(&said).await;
+        let done = format!("SELECT count(*) FROM inbox WHERE state = 'done' AND id > {i}");
+        until("the call to be greeted", async || service.query(&done) == 1).await;
+    }
+    release(&pipes[0]).await;
+    until("the second batch", async || {
+        service.query("SELECT count(*) FROM inbox WHERE archived") == 1
+            && service.path("payloads/conv_1").exists()
+    })
+    .await;
+    let path = format!("callers/{CALLER}");
+    let erased = async {
+        until("the event to be erased", async || {
+            service.query("SELECT count(*) FROM inbox WHERE conversation_id = 'conv_2'") == 0
+        })
+        .await;
+        release(&pipes[1]).await;
+    };
+    let (receipt, ()) = tokio::join!(admin(&service, Method::DELETE, &path), erased);
+    assert_eq!(receipt["left"], json!([]));
+    until("the archiver to end", async || {
+        service.query("SELECT count(*) FROM inbox WHERE archived") == 2
+    })
+    .await;
+    assert!(!service.path("payloads/conv_2").exists(), "{receipt}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_erasure_that_goes_on_after_a_crash_takes_no_call_since_its_receipt() {
+    let mut service = Service::start().await;
+    service.kill().await;
+    let database = rusqlite::Connection::open(service.path("elaoms.db")).unwrap();
+    // So many that the last is still open when it is asked for again.
+    for i in 0..300 {
+        let caller = format!("+1613555{i:04}");
+        database
+            .execute(
+                "INSERT INTO pending_erasures VALUES (?1, '[]', 0, 0)",
+                [caller],
+            )
+            .unwrap();
+    }
+    database
+        .execute(
+            "INSERT INTO pending_erasures VALUES (?1, '[]', 1, 0)",
+            [CALLER],
+        )
+        .unwrap();
+    drop(database);
+    service.respawn().await;
+    let receipt = admin(&service, Method::DELETE, &format!("callers/{CALLER}")).await;
+    assert_eq!(receipt["left"], json!([]));
+    let anew = call("conv_1", AGENT, CALLER).caller("I like lilies.");
+    service.end_call_and_settle(&anew).await;
+    until("all erasures to end", async || {
+        service.query("SELECT count(*) FROM pending_erasures") == 0
+    })
+    .await;
+    service.wait_for_log("that was broken off").await;
+    service.settle().await;
+    // The last of them ended before this.
+    service.crash_and_restart().await;
+    assert_eq!(service.caller(CALLER).await["total_interactions"], 1);
+    assert!(service.path("payloads/conv_1").exists());
+}

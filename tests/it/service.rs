@@ -246,6 +246,10 @@ impl Service {
         POST_CALL_KEY.as_bytes()
     }
 
+    pub fn admin_key(&self) -> &'static str {
+        ADMIN_KEY
+    }
+
     /// A call ends.
     pub async fn end_call(&self, call: &CallBody) -> Value {
         let response = self.post_call(call.body()).send().await.unwrap();

@@ -102,7 +102,7 @@ impl Ledger for SqliteLedger {
             .await
     }
 
-    async fn archived(&self, ids: Vec<EventId>) -> Result<Vec<EventId>> {
+    async fn archived(&self, ids: Vec<EventId>) -> Result<()> {
         self.0
             .write(move |db| {
                 let mut update = db.prepare_cached(
@@ -110,13 +110,10 @@ impl Ledger for SqliteLedger {
                          payload = CASE state WHEN 'done' THEN NULL ELSE payload END
                      WHERE id = ?1",
                 )?;
-                let mut gone = Vec::new();
                 for id in ids {
-                    if update.execute([id.0])? == 0 {
-                        gone.push(id);
-                    }
+                    update.execute([id.0])?;
                 }
-                Ok(gone)
+                Ok(())
             })
             .await
     }
