@@ -1,5 +1,6 @@
 //! The command line: one module for each subcommand.
 
+mod backup;
 mod check;
 mod demo;
 mod migrate;
@@ -31,6 +32,10 @@ enum Command {
     Check(check::CheckArguments),
     /// Turn legacy profiles into Tier 1, or copy everything to another store.
     Migrate(migrate::MigrateArguments),
+    /// Copy the database to a file, while the service runs or not.
+    Backup(backup::BackupArguments),
+    /// Put a backup in the place of the database; the service must be stopped.
+    Restore(backup::RestoreArguments),
 }
 
 /// How long threads may take to end after everything else has.
@@ -56,6 +61,8 @@ pub fn run() -> ExitCode {
             Command::Demo(arguments) => demo::run(arguments).await,
             Command::Check(arguments) => check::run(arguments).await,
             Command::Migrate(arguments) => migrate::run(arguments).await,
+            Command::Backup(arguments) => backup::back_up(&arguments),
+            Command::Restore(arguments) => backup::restore(&arguments),
         }
     });
     // A thread that waits for a disk that hangs would be waited for for ever.

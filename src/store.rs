@@ -24,7 +24,10 @@ pub use ledger::{
 };
 pub use memory::MemoryStore;
 pub use openmemory::{Adopted, OpenMemoryStore};
-pub use sqlite::{SqliteDatabase, SqliteLedger, SqliteMemoryStore, SqliteRecordIndex};
+pub use sqlite::{
+    BackupProgress, Contents, Restored, SqliteDatabase, SqliteLedger, SqliteMemoryStore,
+    SqliteRecordIndex, back_up, restore,
+};
 pub use transfer::{CallerExport, call_mark};
 
 /// Why the store could not do what was asked. Never holds a caller's data.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod actors;
+mod backup;
 mod command_line;
 mod crashes;
 mod delivery;
