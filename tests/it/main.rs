@@ -22,6 +22,7 @@ mod service;
 mod store_contract;
 mod tools;
 mod trust;
+mod unit;
 
 mod upstreams;
 mod webhooks;

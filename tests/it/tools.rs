@@ -36,3 +36,4 @@ pub const PROMTOOL: &[&str] = &["promtool"];
 /// Debian's name first.
 pub const ALERTMANAGER: &[&str] = &["prometheus-alertmanager", "alertmanager"];
 pub const AMTOOL: &[&str] = &["amtool"];
+pub const SYSTEMD_ANALYZE: &[&str] = &["systemd-analyze"];
