@@ -1,6 +1,7 @@
 //! The command line: one module for each subcommand.
 
 mod admin;
+mod backup;
 mod caller;
 mod check;
 mod demo;
@@ -39,6 +40,10 @@ enum Command {
     Audit,
     /// Turn legacy profiles into Tier 1, or copy everything to another store.
     Migrate(migrate::MigrateArguments),
+    /// Copy the database to a file, while the service runs or not.
+    Backup(backup::BackupArguments),
+    /// Put a backup in the place of the database; the service must be stopped.
+    Restore(backup::RestoreArguments),
 }
 
 /// How long threads may take to end after everything else has.
@@ -68,6 +73,8 @@ pub fn run() -> ExitCode {
             Command::DeadLetters(arguments) => admin::dead_letters(arguments).await,
             Command::Audit => admin::audit().await,
             Command::Migrate(arguments) => migrate::run(arguments).await,
+            Command::Backup(arguments) => backup::back_up(&arguments),
+            Command::Restore(arguments) => backup::restore(&arguments),
         }
     });
     // A thread that waits for a disk that hangs would be waited for for ever.

@@ -33,7 +33,8 @@ pub use openmemory::{Adopted, OpenMemoryStore};
 pub use register::{AuditEntry, Decision, PendingErasure, Register};
 pub use report::CallerReport;
 pub use sqlite::{
-    SqliteDatabase, SqliteLedger, SqliteMemoryStore, SqliteRecordIndex, SqliteRegister,
+    BackupProgress, Contents, Restored, SqliteDatabase, SqliteLedger, SqliteMemoryStore,
+    SqliteRecordIndex, SqliteRegister, back_up, restore,
 };
 pub use transfer::{CallerExport, call_mark};
 

@@ -149,25 +149,41 @@ fn speakable(text: &str) -> Result<String, GreetingError> {
     if text.contains(is_odd) {
         return Err(GreetingError::Unspeakable);
     }
-    // Text-to-speech reads an ellipsis as a long silence.
-    let text = text.replace(['…', '‥', '⋯'], "...").replace(". . .", "...");
-    let mut greeting = String::with_capacity(text.len());
-    for word in text.split_whitespace() {
-        if !greeting.is_empty() {
-            greeting.push(' ');
-        }
-        let core = word.trim_end_matches('.');
-        let ellipsis = word.len() - core.len() > 1;
-        greeting.push_str(if ellipsis { core } else { word });
-        if ellipsis && !core.is_empty() {
-            greeting.push('.');
-        }
-    }
-    let greeting = greeting.replace("...", " ");
+    let greeting = without_ellipses(&text);
     if !greeting.chars().any(char::is_alphanumeric) {
         return Err(GreetingError::Unspeakable);
     }
-    within_limits(greeting.trim())
+    within_limits(&greeting)
+}
+
+/// Text-to-speech reads an ellipsis as a long silence: at the end of a word it
+/// becomes a full stop, elsewhere a space. Words stand one space apart.
+fn without_ellipses(text: &str) -> String {
+    let text = text.replace(['…', '‥', '⋯'], "...").replace(". . .", "...");
+    let mut clean = String::with_capacity(text.len());
+    for word in text.split_whitespace() {
+        let core = word.trim_end_matches('.');
+        let dots = word.len() - core.len();
+        for part in core.split("..") {
+            // Of three dots, the last begins the next part.
+            let part = if core.len() == part.len() {
+                part
+            } else {
+                part.trim_matches('.')
+            };
+            if !part.is_empty() {
+                if !clean.is_empty() {
+                    clean.push(' ');
+                }
+                clean.push_str(part);
+            }
+        }
+        let stops = dots > 0 && clean.ends_with(|c| c != '.');
+        if stops && (!core.is_empty() || dots == 1) {
+            clean.push('.');
+        }
+    }
+    clean
 }
 
 /// Models miscount: a greeting that runs over is cut after its last whole
@@ -194,6 +210,7 @@ fn within_limits(greeting: &str) -> Result<String, GreetingError> {
                 && next.is_none_or(char::is_whitespace)
                 && !abbreviated
                 && cut.split_whitespace().count() >= MIN_CUT_WORDS
+                && cut.contains(char::is_alphanumeric)
         })
         .map(|(i, c)| &greeting[..i + c.len_utf8()])
         .take_while(|cut| fits(cut))
@@ -298,6 +315,13 @@ mod tests {
             "So, Nora. how is it?"
         );
         assert_eq!(greeting("Hi\nNora…").unwrap().unwrap(), "Hi Nora.");
+        let spaced = "Hello Nora . . . how are the... roses..and ....tulips … doing?";
+        assert_eq!(
+            greeting(spaced).unwrap().unwrap(),
+            "Hello Nora how are the. roses and tulips doing?"
+        );
+        let marks = format!("? ! ? ! ? {}", "word ".repeat(40));
+        assert_eq!(greeting(&marks), Err(GreetingError::TooLong));
         let long = format!("Hi Nora, how are you? {}", "word ".repeat(40));
         assert_eq!(greeting(&long).unwrap().unwrap(), "Hi Nora, how are you?");
         let titled = format!("Hello there again Dr. Smith, {}", "word ".repeat(40));

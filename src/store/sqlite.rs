@@ -8,6 +8,8 @@
 //! - Readers are separate connections that see the last commit and never wait
 //!   for the writer.
 
+mod backup;
+mod integrity;
 mod ledger;
 mod memory;
 mod readers;
@@ -25,6 +27,8 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 use tokio::time::timeout;
 
+pub use backup::{Progress as BackupProgress, Restored, back_up, restore};
+pub use integrity::Contents;
 pub use ledger::SqliteLedger;
 pub use memory::SqliteMemoryStore;
 pub use record_index::SqliteRecordIndex;
@@ -93,30 +97,13 @@ impl SqliteDatabase {
     /// Opens the database at `path`, creating and migrating it as needed.
     ///
     /// # Errors
-    /// If the file cannot be opened, is in use by another process, or was made
-    /// by a newer version.
+    /// If the file cannot be opened, is in use by another process, is damaged or
+    /// no database, or was made by a newer version. Then it is left as it is.
     pub fn open(path: &Path) -> Result<Self> {
-        let unavailable =
-            |what: &str, e: &dyn std::fmt::Display| StoreError::Unavailable(format!("{what}: {e}"));
-        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-            // Callers' data: for the service's own user only.
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(parent)
-                .map_err(|e| unavailable(&format!("cannot create {}", parent.display()), &e))?;
-        }
-        let lock_path = sibling(path, ".lock");
+        let lock = lock(path)?;
+        integrity::examine(path)?;
         // The log beside the database gets the database's permissions.
-        for file in [path, &lock_path] {
-            private_file(file)
-                .map_err(|e| unavailable(&format!("cannot open {}", file.display()), &e))?;
-        }
-        let lock = private_file(&lock_path)
-            .map_err(|e| unavailable(&format!("cannot open {}", lock_path.display()), &e))?;
-        lock.try_lock().map_err(|_| {
-            StoreError::Unavailable(format!("{} is in use by another process", path.display()))
-        })?;
+        private_file(path).map_err(|e| cannot_open(path, &e))?;
 
         let mut connection = connect(
             path,
@@ -216,6 +203,34 @@ impl SqliteDatabase {
     }
 }
 
+/// Holds the database at `path` for this process until the file is dropped.
+/// Makes the folder if there is none.
+fn lock(path: &Path) -> Result<File> {
+    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        // Callers' data: for the service's own user only.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(parent)
+            .map_err(|e| {
+                StoreError::Unavailable(format!("cannot create {}: {e}", parent.display()))
+            })?;
+    }
+    let lock_path = sibling(path, ".lock");
+    let lock = private_file(&lock_path).map_err(|e| cannot_open(&lock_path, &e))?;
+    lock.try_lock().map_err(|_| {
+        StoreError::Unavailable(format!("{} is in use by another process", path.display()))
+    })?;
+    Ok(lock)
+}
+
+fn cannot_open(path: &Path, error: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Unavailable(format!(
+        "cannot open {} for writing: {error}",
+        path.display()
+    ))
+}
+
 /// Opens or creates a file that nobody else may read.
 fn private_file(path: &Path) -> std::io::Result<File> {
     OpenOptions::new()
@@ -241,14 +256,9 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
 }
 
 fn migrate(connection: &mut Connection) -> Result<()> {
-    let version: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let version = integrity::schema_version(connection)?;
+    integrity::known(version)?;
     let applied = version as usize;
-    if applied > MIGRATIONS.len() {
-        return Err(StoreError::Unavailable(format!(
-            "the database has schema version {applied}, this program knows {} and older",
-            MIGRATIONS.len()
-        )));
-    }
     for (version, script) in (1..).zip(MIGRATIONS).skip(applied) {
         let transaction = connection.transaction()?;
         transaction.execute_batch(script)?;

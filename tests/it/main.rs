@@ -5,6 +5,7 @@
 
 mod actors;
 mod agent_profiles;
+mod backup;
 mod command_line;
 mod crashes;
 mod delivery;
@@ -29,6 +30,7 @@ mod service;
 mod store_contract;
 mod tools;
 mod trust;
+mod unit;
 
 mod upstreams;
 mod webhooks;

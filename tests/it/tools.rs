@@ -38,3 +38,4 @@ pub const ALERTMANAGER: &[&str] = &["prometheus-alertmanager", "alertmanager"];
 pub const AMTOOL: &[&str] = &["amtool"];
 pub const NGINX: &[&str] = &["nginx"];
 pub const CADDY: &[&str] = &["caddy"];
+pub const SYSTEMD_ANALYZE: &[&str] = &["systemd-analyze"];

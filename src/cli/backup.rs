@@ -1,0 +1,137 @@
+//! `elaoms backup` and `elaoms restore`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::refuse_config;
+use crate::config::{Environment, Services};
+use crate::store::{self, BackupProgress, Contents};
+
+#[derive(Debug, Args)]
+pub(super) struct BackupArguments {
+    /// The file to write.
+    file: PathBuf,
+    /// Replace it if it exists.
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RestoreArguments {
+    /// A file that `elaoms backup` wrote.
+    file: PathBuf,
+}
+
+pub(super) fn back_up(arguments: &BackupArguments) -> ExitCode {
+    let services = match services() {
+        Ok(services) => services,
+        Err(code) => return code,
+    };
+    let bar = Bar::new();
+    let made = store::back_up(
+        &services.database,
+        &arguments.file,
+        arguments.force,
+        |progress| bar.show(progress),
+    );
+    bar.end();
+    match made {
+        Ok(contents) => {
+            println!(
+                "{} is a backup of {}, verified:",
+                arguments.file.display(),
+                services.database.display()
+            );
+            print(&contents, services.openmemory.is_some());
+            println!(
+                "The archive at {} is not part of it.",
+                services.archive.display()
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+pub(super) fn restore(arguments: &RestoreArguments) -> ExitCode {
+    let services = match services() {
+        Ok(services) => services,
+        Err(code) => return code,
+    };
+    let bar = Bar::new();
+    let done = store::restore(&arguments.file, &services.database, |progress| {
+        bar.show(progress);
+    });
+    bar.end();
+    match done {
+        Ok(restored) => {
+            println!(
+                "{} is restored from {}, verified:",
+                services.database.display(),
+                arguments.file.display()
+            );
+            print(&restored.contents, services.openmemory.is_some());
+            if let Some(kept) = restored.kept {
+                println!("What was there before is {}.", kept.display());
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn services() -> Result<Services, ExitCode> {
+    Environment::load()
+        .map_err(|e| refuse_config(&e))
+        .and_then(|env| Services::from_env(&env).map_err(|e| refuse_config(&e)))
+}
+
+fn failed(error: &store::StoreError) -> ExitCode {
+    eprintln!("elaoms: {error}");
+    ExitCode::FAILURE
+}
+
+fn print(contents: &Contents, openmemory: bool) {
+    println!("schema version: {}", contents.schema);
+    println!("callers: {}", contents.callers);
+    println!("memories: {}", contents.memories);
+    println!("open events: {}", contents.open_events);
+    println!("dead letters: {}", contents.dead_letters);
+    if openmemory {
+        println!(
+            "records of OpenMemory in the index: {}",
+            contents.indexed_records
+        );
+        println!("Tiers and memories are in OpenMemory: back that up as well.");
+    }
+}
+
+/// A bar on the terminal; nothing where there is none.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new() -> Self {
+        let style = ProgressStyle::with_template("{msg:10} {bar:40} {percent}%, {eta} left");
+        let bar =
+            ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Self(bar)
+    }
+
+    fn show(&self, progress: BackupProgress) {
+        match progress {
+            BackupProgress::Copied(done, all) => {
+                self.0.set_message("copying");
+                self.0.set_length(all);
+                self.0.set_position(done);
+            }
+            BackupProgress::Verifying => self.0.set_message("verifying"),
+        }
+    }
+
+    fn end(&self) {
+        self.0.finish_and_clear();
+    }
+}
