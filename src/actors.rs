@@ -41,7 +41,7 @@ mod worker;
 
 pub use agent_cache::AgentCache;
 pub use callers::{CallerError, Callers};
-pub use directory::Directory;
+pub use directory::{Directory, LinkError};
 pub use health::{Health, Readiness};
 pub use inbox::{Delivery, Inbox, Receipt, Recording};
 pub use openai::{GreetingFailure, OpenAiClient, OpenAiLimits};

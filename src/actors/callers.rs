@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::directory::Directory;
+use super::directory::{Directory, LinkError};
 use super::lanes::Lanes;
 use super::parsed_calls::ParsedCalls;
 use super::router::{SessionError, Sessions};
@@ -31,12 +31,18 @@ const RESUME: Duration = Duration::from_secs(60);
 pub enum CallerError {
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// The two are one already, or would be each other's alias.
-    #[error("a caller cannot be linked to itself")]
-    Itself,
-    /// It opted out: nothing may be kept under the link.
-    #[error("one of the two has opted out")]
-    OptedOut,
+    /// The two cannot be linked.
+    #[error("{0}")]
+    Link(LinkError),
+}
+
+impl From<LinkError> for CallerError {
+    fn from(error: LinkError) -> Self {
+        match error {
+            LinkError::Store(error) => error.into(),
+            error => Self::Link(error),
+        }
+    }
 }
 
 impl From<StoreError> for CallerError {
@@ -240,7 +246,7 @@ impl Callers {
     /// learned calls tell what was moved.
     ///
     /// # Errors
-    /// [`CallerError::Itself`], or if a database fails: then it has to be asked
+    /// [`CallerError::Link`], or if a database fails: then it has to be asked
     /// for again, and goes on where it broke off.
     pub async fn link(&self, alias: &CallerId, caller: &CallerId) -> Result<(), CallerError> {
         // First, so that every later call is the person's.

@@ -6,10 +6,22 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::sync::Mutex;
 
-use super::callers::CallerError;
 use crate::domain::caller_id::CallerId;
 use crate::domain::standing::{Standing, Standings};
-use crate::store::{Decision, Register, Result};
+use crate::store::{Decision, Register, Result, StoreError};
+
+/// Why two numbers are not linked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LinkError {
+    /// The two are one already, or would be each other's alias.
+    #[error("a caller cannot be linked to itself")]
+    Itself,
+    /// Nothing may be kept under the link.
+    #[error("one of the two has opted out")]
+    OptedOut,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
 
 /// The handle. Cheap to clone; asking it waits for nothing.
 #[derive(Clone)]
@@ -54,18 +66,18 @@ impl Directory {
         &self,
         number: &CallerId,
         caller: &CallerId,
-    ) -> std::result::Result<CallerId, CallerError> {
+    ) -> std::result::Result<CallerId, LinkError> {
         let _deciding = self.deciding.lock().await;
         let standings = self.standings();
         let person = standings.person(caller).clone();
         if caller == number || person == *number {
-            return Err(CallerError::Itself);
+            return Err(LinkError::Itself);
         }
         if [number, &person]
             .iter()
             .any(|c| standings.opted_out.contains(*c))
         {
-            return Err(CallerError::OptedOut);
+            return Err(LinkError::OptedOut);
         }
         let link = Decision::Link(number.clone(), Some(person.clone()));
         self.register.decide(link, Timestamp::now()).await?;

@@ -7,8 +7,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::caller_rules::is_one_digit_repeated;
-
 /// Words that networks send instead of a number when the caller withholds it,
 /// each with the digits that Twilio sends for it (the word spelled on a
 /// telephone keypad, with a plus in front).
@@ -180,6 +178,14 @@ fn parse_number(text: &str) -> Result<CallerId, CallerIdError> {
         return Err(CallerIdError::Unassigned);
     }
     Ok(CallerId(number.into()))
+}
+
+/// `0000000`, as forms and test equipment have it.
+pub(super) fn is_one_digit_repeated(digits: &str) -> bool {
+    let mut digits = digits.bytes();
+    digits
+        .next()
+        .is_some_and(|first| digits.all(|digit| digit == first))
 }
 
 /// `"Name" <sip:user@host;param>` becomes `sip:user@host`. The user part is

@@ -10,7 +10,7 @@ use phonenumber::country;
 use phonenumber::metadata::DATABASE;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::caller_id::{CallerId, CallerIdError};
+use super::caller_id::{CallerId, CallerIdError, is_one_digit_repeated};
 use super::ids::AgentId;
 
 /// Most digits of a country code (ITU-T E.164).
@@ -182,14 +182,6 @@ fn is_whatsapp(raw: &str) -> bool {
     raw.trim()
         .get(..scheme.len())
         .is_some_and(|head| head.eq_ignore_ascii_case(scheme))
-}
-
-/// `0000000`, as forms and test equipment have it.
-pub(super) fn is_one_digit_repeated(digits: &str) -> bool {
-    let mut digits = digits.bytes();
-    digits
-        .next()
-        .is_some_and(|first| digits.all(|digit| digit == first))
 }
 
 #[cfg(test)]

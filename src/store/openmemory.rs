@@ -17,6 +17,7 @@ mod change;
 mod erase;
 mod field;
 mod find;
+mod keys;
 mod legacy;
 mod probe;
 mod record_index;
@@ -45,11 +46,9 @@ use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
 use crate::domain::profile::{ConversationState, UniversalProfile};
 use crate::domain::tiers::{Greeted, Learned, NewGreeting, Renamed, Tiers};
+use keys::{legacy_key, memories_key, profile_key, state_key};
 use probe::Probe;
-use records::{
-    MemoryRecord, Metadata, TAG, content, is_legacy, legacy_caller, legacy_key, legacy_memory,
-    memories_key, profile_key, state_key,
-};
+use records::{MemoryRecord, Metadata, TAG, content, is_legacy, legacy_caller, legacy_memory};
 use tier_records::{ProfileRecord, StateRecord};
 
 /// Changes of one caller exclude each other; callers share so many locks.

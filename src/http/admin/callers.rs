@@ -25,7 +25,7 @@ impl From<CallerError> for ApiError {
                 tracing::error!(%error, "An administrative operation failed");
                 Self::Unavailable("the caller's session is not available")
             }
-            CallerError::Itself | CallerError::OptedOut => Self::Invalid(error.to_string()),
+            CallerError::Link(error) => Self::Invalid(error.to_string()),
         }
     }
 }

@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::records::{Metadata, legacy_caller, legacy_key};
+use super::keys::legacy_key;
+use super::records::{Metadata, legacy_caller};
 use crate::clients::Record;
 use crate::store::Result;
 

@@ -11,6 +11,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::field::Field;
+use super::keys::memories_key;
 use super::tier_records::{ProfileRecord, StateRecord};
 use crate::clients::Record;
 use crate::domain::caller_id::CallerId;
@@ -24,26 +25,6 @@ pub(super) const LEGACY_CONVERSATION: &str = "legacy-";
 
 /// A tag of all our records.
 pub(super) const TAG: &str = "elaoms";
-
-/// The key of a caller's Tier 1 (guide, OpenMemory storage keys).
-pub(super) fn profile_key(caller: &CallerId) -> String {
-    format!("user:{}:profile", caller.as_str())
-}
-
-/// The key of a caller's Tier 2 with an agent.
-pub(super) fn state_key(caller: &CallerId, agent: &AgentId) -> String {
-    format!("user:{}:agent:{agent}:next_greeting", caller.as_str())
-}
-
-/// The key of a caller's memories: the caller, as the legacy system had it.
-pub(super) fn memories_key(caller: &CallerId) -> String {
-    caller.as_str().to_owned()
-}
-
-/// The key of what the legacy system left of a caller, in the index alone.
-pub(super) fn legacy_key(caller: &CallerId) -> String {
-    format!("legacy:{}", caller.as_str())
-}
 
 /// Whose a record of the legacy system is, by its metadata.
 pub(super) fn legacy_caller(record: &Record) -> Option<CallerId> {

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::field::{Field, Others, Texts};
-use super::records::{profile_key, state_key};
+use super::keys::{profile_key, state_key};
 use crate::domain::caller_id::CallerId;
 use crate::domain::greeting::Sentiment;
 use crate::domain::ids::AgentId;
