@@ -36,7 +36,7 @@ use error::{ApiError, Response};
 pub use admin::AdminState;
 pub use ops::{OpsState, routes as ops_routes};
 pub use server::serve;
-pub use signature::sign;
+pub use signature::{is_signed, sign};
 
 /// Rings answered at a time; more get the defaults. Bounds the mailboxes.
 const MAX_RINGS: usize = 4_096;

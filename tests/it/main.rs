@@ -10,6 +10,7 @@ mod crashes;
 mod delivery;
 mod fakes;
 mod first_start;
+mod fuzz;
 mod isolation;
 mod linear;
 mod load;
