@@ -1,4 +1,14 @@
-.PHONY: test crash-test tools dashboards demo bench
+# How long each rule is attacked by `make fuzz`, in seconds, and which are.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= signature event envelope caller_id name greeting search
+# LLVM's coverage, which libFuzzer goes by, needs no nightly compiler.
+FUZZ_FLAGS = --cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module \
+	-Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+	-Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares
+FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+FUZZ_OUT = $(or $(CARGO_TARGET_DIR),fuzz/target)
+
+.PHONY: test crash-test tools dashboards demo bench fuzz
 
 # Everything the tests need beyond cargo; apt-get is used only for what is missing.
 tools:
@@ -11,7 +21,7 @@ tools:
 	command -v caddy >/dev/null || missing="$$missing caddy"; \
 	command -v wrk >/dev/null || missing="$$missing wrk"; \
 	command -v systemd-analyze >/dev/null || missing="$$missing systemd"; \
-	command -v cc >/dev/null || missing="$$missing build-essential"; \
+	command -v cc >/dev/null && command -v c++ >/dev/null || missing="$$missing build-essential"; \
 	if [ -n "$$missing" ]; then \
 		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 		$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; \
@@ -36,3 +46,18 @@ demo:
 # The service beside bare baselines: target/bench/report.md.
 bench: tools
 	cargo bench --locked --bench ratios
+
+# What strangers send, against the rules in fuzz/src/properties.rs. An input
+# that breaks one is kept in fuzz/corpus, where `cargo test` tries it again.
+fuzz: tools
+	RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --release --locked --manifest-path fuzz/Cargo.toml \
+		--target $(FUZZ_HOST) --target-dir $(FUZZ_OUT)
+	@for target in $(FUZZ_TARGETS); do \
+		echo "--- $$target"; \
+		mkdir -p $(FUZZ_OUT)/corpus/$$target; \
+		FUZZ_TARGET=$$target $(FUZZ_OUT)/$(FUZZ_HOST)/release/elaoms-fuzz \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=1024 \
+			-verbosity=0 -print_final_stats=1 -dict=fuzz/dictionary \
+			-artifact_prefix=fuzz/corpus/$$target/ \
+			$(FUZZ_OUT)/corpus/$$target fuzz/corpus/$$target || exit 1; \
+	done

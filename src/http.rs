@@ -43,7 +43,7 @@ pub use connections::{Connections, Limits};
 pub use forwarded::TrustedProxies;
 pub use ops::{OpsState, routes as ops_routes};
 pub use server::{serve, serve_public};
-pub use signature::sign;
+pub use signature::{is_signed, sign};
 
 /// Rings answered at a time; more get the defaults. Bounds the mailboxes.
 const MAX_RINGS: usize = 4_096;

@@ -14,6 +14,7 @@ mod fakes;
 mod faults;
 mod first_start;
 mod front;
+mod fuzz;
 mod isolation;
 mod kills;
 mod linear;
