@@ -99,6 +99,10 @@ async fn check(service: &Service, boundary: &Boundary, asked: usize) {
 async fn a_kill_at_any_boundary_loses_and_doubles_nothing() {
     for boundary in &BOUNDARIES {
         let (mut service, database) = held_at(boundary).await;
+        if boundary.refused.contains("archived") {
+            // Nothing holds the greeting, which may be under way beside it.
+            service.wait_for_log("Stored agent-specific state").await;
+        }
         service.kill().await;
         database.execute_batch("DROP TRIGGER held").unwrap();
         service.respawn().await;
