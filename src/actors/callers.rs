@@ -222,8 +222,15 @@ impl Callers {
     /// Keeps what a caller says again.
     ///
     /// # Errors
-    /// If the database fails.
+    /// If a database fails: then the caller is still out.
     pub async fn opt_in(&self, caller: &CallerId) -> Result<(), CallerError> {
+        // An erasure that a refused call left is ended first: resumed later, it
+        // would take what is said from now on.
+        let person = self.directory.person(caller);
+        let pending = self.register.pending_erasures().await?;
+        if pending.iter().any(|p| p.caller == person && !p.forgotten) {
+            self.erase(&person, false).await?;
+        }
         Ok(self
             .directory
             .decide(Decision::OptOut(caller.clone(), false))
