@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::config::{ConfigError, Environment, Services};
+
 /// The exit status for a configuration that cannot be used (`EX_CONFIG`).
 const EXIT_CONFIG: u8 = 78;
 
@@ -94,6 +96,17 @@ fn keep_memory_private() {
         maximum: Some(0),
     };
     let _ = setrlimit(Resource::Core, none);
+}
+
+/// The environment, read as `settings` does. What is wrong with it is told.
+fn load<T>(settings: impl FnOnce(&Environment) -> Result<T, ConfigError>) -> Result<T, ExitCode> {
+    let env = Environment::load().map_err(|e| refuse_config(&e))?;
+    settings(&env).map_err(|e| refuse_config(&e))
+}
+
+/// The settings of commands that work on the stores.
+fn services() -> Result<Services, ExitCode> {
+    load(Services::from_env)
 }
 
 /// Says why the configuration cannot be used.

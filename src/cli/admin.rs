@@ -11,9 +11,9 @@ use reqwest::{Client, Method};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
-use super::refuse_config;
+use super::services;
 use crate::app::Administration;
-use crate::config::{Environment, Services};
+use crate::config::Services;
 use crate::secrets::AdminKey;
 
 /// Longest wait for an answer: an erasure waits for its turn.
@@ -84,10 +84,7 @@ impl Request {
 
 /// Makes the request and prints the answer. Status 0 if it was done.
 pub(super) async fn run(request: Request) -> ExitCode {
-    let services = Environment::load()
-        .map_err(|e| refuse_config(&e))
-        .and_then(|env| Services::from_env(&env).map_err(|e| refuse_config(&e)));
-    let services = match services {
+    let services = match services() {
         Ok(services) => services,
         Err(code) => return code,
     };

@@ -6,8 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::refuse_config;
-use crate::config::{Environment, Services};
+use super::services;
 use crate::store::{self, BackupProgress, Contents};
 
 #[derive(Debug, Args)]
@@ -81,12 +80,6 @@ pub(super) fn restore(arguments: &RestoreArguments) -> ExitCode {
         }
         Err(error) => failed(&error),
     }
-}
-
-fn services() -> Result<Services, ExitCode> {
-    Environment::load()
-        .map_err(|e| refuse_config(&e))
-        .and_then(|env| Services::from_env(&env).map_err(|e| refuse_config(&e)))
 }
 
 fn failed(error: &store::StoreError) -> ExitCode {

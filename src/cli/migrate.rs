@@ -13,9 +13,8 @@ use clap::{Args, ValueEnum};
 use futures_util::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::refuse_config;
+use super::{refuse_config, services};
 use crate::app::openmemory_store;
-use crate::config::{Environment, Services};
 use crate::domain::caller_id::CallerId;
 use crate::domain::legacy::LegacyProfile;
 use crate::store::{Adopted, MemoryStore, OpenMemoryStore, SqliteDatabase, StoreError};
@@ -56,10 +55,7 @@ enum StoreName {
 }
 
 pub(super) async fn run(arguments: MigrateArguments) -> ExitCode {
-    let services = Environment::load()
-        .map_err(|e| refuse_config(&e))
-        .and_then(|env| Services::from_env(&env).map_err(|e| refuse_config(&e)));
-    let services = match services {
+    let services = match services() {
         Ok(services) => services,
         Err(code) => return code,
     };

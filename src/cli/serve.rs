@@ -6,19 +6,16 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::refuse_config;
+use super::load;
 use crate::app::App;
-use crate::config::{Config, Environment};
+use crate::config::Config;
 use crate::telemetry;
 
 /// How often systemd's watchdog is fed, if it watches.
 const WATCHDOG: Duration = Duration::from_secs(5);
 
 pub(super) async fn run() -> ExitCode {
-    let config = Environment::load()
-        .map_err(|e| refuse_config(&e))
-        .and_then(|env| Config::from_env(&env).map_err(|e| refuse_config(&e)));
-    let config = match config {
+    let config = match load(Config::from_env) {
         Ok(config) => config,
         Err(code) => return code,
     };
