@@ -224,8 +224,8 @@ impl Callers {
     /// # Errors
     /// If a database fails: then the caller is still out.
     pub async fn opt_in(&self, caller: &CallerId) -> Result<(), CallerError> {
-        // An erasure that a refused call left is ended first: resumed later, it
-        // would take what is said from now on.
+        // An erasure that a store has still to take part in is ended first:
+        // resumed later, it would take what is said from now on.
         let person = self.directory.person(caller);
         let pending = self.register.pending_erasures().await?;
         if pending.iter().any(|p| p.caller == person && !p.forgotten) {

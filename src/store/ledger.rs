@@ -295,6 +295,16 @@ pub trait Ledger: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<ErasedEvents>;
 
+    /// As [`Self::erase`], of a call of a caller of whom nothing is kept: no
+    /// memory store knows it, and only files are left to be removed. An erasure
+    /// that the stores have still to take part in stays one.
+    async fn withdraw(
+        &self,
+        caller: &CallerId,
+        conversation: ConversationId,
+        now: Timestamp,
+    ) -> Result<()>;
+
     /// Forgets finished events received before `before`. Their effects stay.
     async fn prune(&self, before: Timestamp) -> Result<u64>;
 

@@ -245,9 +245,14 @@ async fn nothing_is_kept_of_who_opted_out() {
     assert!(!service.path("payloads/conv_2").exists());
     assert_eq!(files_with(&service.path("."), CANARY), [""; 0]);
 
-    admin(&service, Method::DELETE, &path).await;
     // One left would be resumed within a minute, and take the next call.
     let unfinished = "SELECT count(*) FROM pending_erasures WHERE forgotten = 0";
+    assert_eq!(
+        service.query(unfinished),
+        0,
+        "of the call that was not kept"
+    );
+    admin(&service, Method::DELETE, &path).await;
     assert_eq!(service.query(unfinished), 0);
     let again = call("conv_3", AGENT, CALLER)
         .caller("My name is Nora.")

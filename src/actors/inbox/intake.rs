@@ -15,7 +15,7 @@ use crate::domain::envelope::Envelope;
 use crate::domain::ids::ConversationId;
 use crate::domain::standing::Standing;
 use crate::metric_definitions::Metrics;
-use crate::store::{Accepted, Archive, AudioSpool, KnownCalls, NewEvent, Register, Result};
+use crate::store::{Accepted, Archive, AudioSpool, NewEvent, Register, Result};
 
 /// Audio is written to disk in portions of this size, in bytes.
 const AUDIO_PORTION: usize = 256 * 1024;
@@ -222,11 +222,9 @@ impl Inbox {
             ..
         } = &*self.intake;
         let person = directory.person(caller);
-        let known = KnownCalls {
-            conversations: vec![conversation.clone()],
-            marks: Vec::new(),
-        };
-        self.ledger.erase(&person, known, Timestamp::now()).await?;
+        self.ledger
+            .withdraw(&person, conversation.clone(), Timestamp::now())
+            .await?;
         match archive.remove(vec![conversation.clone()]).await {
             Ok(_) => register.end_erasure(&person, vec![conversation]).await,
             Err(error) => {

@@ -18,7 +18,7 @@ use super::register;
 use super::rows::{self, first, millis, query, unreadable};
 use crate::domain::agent_profile::AgentProfile;
 use crate::domain::caller_id::CallerId;
-use crate::domain::ids::AgentId;
+use crate::domain::ids::{AgentId, ConversationId};
 use crate::domain::profile::CallOrder;
 use crate::store::{
     Accepted, Claimed, DeadLetter, ErasedEvents, EventId, InboxEvent, InboxStats, KnownCalls,
@@ -26,7 +26,7 @@ use crate::store::{
     Unarchived,
 };
 
-use dead_letters::{dead_letter, erase, naming, revive};
+use dead_letters::{dead_letter, erase, naming, revive, withdraw};
 use settlement::settle;
 
 /// [`Ledger`] on SQLite.
@@ -211,6 +211,20 @@ impl Ledger for SqliteLedger {
         let caller = caller.clone();
         self.0
             .write(move |db| erase(db, &caller, &known, &unknown, now))
+            .await
+    }
+
+    async fn withdraw(
+        &self,
+        caller: &CallerId,
+        conversation: ConversationId,
+        now: Timestamp,
+    ) -> Result<()> {
+        let whose = caller.clone();
+        let unknown = self.0.read(move |db| naming(db, &whose)).await?;
+        let caller = caller.clone();
+        self.0
+            .write(move |db| withdraw(db, &caller, conversation, &unknown, now))
             .await
     }
 

@@ -137,13 +137,50 @@ fn conversations(row: &Row<'_>) -> Result<Vec<ConversationId>> {
     serde_json::from_str(&listed).map_err(|_| unreadable("conversations"))
 }
 
-/// Further conversations may have been added by another erasure meanwhile.
-fn end_erasure(db: &Connection, caller: &CallerId, removed: &[ConversationId]) -> Result<()> {
+/// Of an erasure that has not ended: whose files are left, and whether the
+/// stores have forgotten the caller.
+pub(super) fn pending_erasure(
+    db: &Connection,
+    caller: &CallerId,
+) -> Result<(Vec<ConversationId>, bool)> {
     let sql = "SELECT conversations, forgotten FROM pending_erasures WHERE caller = ?1";
     let pending = first(db, sql, [caller.as_str()], |row| {
         Ok((conversations(row)?, row.get("forgotten")?))
     })?;
-    let (listed, forgotten): (_, bool) = pending.unwrap_or_default();
+    Ok(pending.unwrap_or_default())
+}
+
+/// Notes what an erasure has still to do. Once the stores have to forget the
+/// caller, one of files alone does not change that.
+pub(super) fn begin_erasure(
+    db: &Connection,
+    caller: &CallerId,
+    conversations: &[ConversationId],
+    forgotten: bool,
+    now: Timestamp,
+) -> Result<()> {
+    db.prepare_cached(
+        "INSERT INTO pending_erasures (caller, conversations, begun_at, forgotten)
+             VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (caller) DO UPDATE SET conversations = excluded.conversations,
+             begun_at = excluded.begun_at, forgotten = min(forgotten, excluded.forgotten)",
+    )?
+    .execute(params![
+        caller.as_str(),
+        list(conversations)?,
+        millis(now),
+        forgotten
+    ])?;
+    Ok(())
+}
+
+fn list(conversations: &[ConversationId]) -> Result<String> {
+    serde_json::to_string(conversations).map_err(|e| StoreError::Corrupt(e.to_string()))
+}
+
+/// Further conversations may have been added by another erasure meanwhile.
+fn end_erasure(db: &Connection, caller: &CallerId, removed: &[ConversationId]) -> Result<()> {
+    let (listed, forgotten) = pending_erasure(db, caller)?;
     let left: Vec<ConversationId> = listed
         .into_iter()
         .filter(|c| !removed.contains(c))
@@ -152,9 +189,9 @@ fn end_erasure(db: &Connection, caller: &CallerId, removed: &[ConversationId]) -
         let sql = "DELETE FROM pending_erasures WHERE caller = ?1";
         db.prepare_cached(sql)?.execute([caller.as_str()])?;
     } else {
-        let left = serde_json::to_string(&left).map_err(|e| StoreError::Corrupt(e.to_string()))?;
         let sql = "UPDATE pending_erasures SET conversations = ?2 WHERE caller = ?1";
-        db.prepare_cached(sql)?.execute([caller.as_str(), &left])?;
+        db.prepare_cached(sql)?
+            .execute([caller.as_str(), &list(&left)?])?;
     }
     Ok(())
 }

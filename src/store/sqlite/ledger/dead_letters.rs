@@ -7,8 +7,8 @@ use rustc_hash::FxHashSet;
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::ConversationId;
 use crate::store::sqlite::register;
-use crate::store::sqlite::rows::{self, first, millis, query};
-use crate::store::{DeadLetter, ErasedEvents, EventId, KnownCalls, Result, StoreError, call_mark};
+use crate::store::sqlite::rows::{self, millis, query};
+use crate::store::{DeadLetter, ErasedEvents, EventId, KnownCalls, Result, call_mark};
 
 pub(super) fn dead_letter(row: &Row<'_>) -> Result<DeadLetter> {
     let error: Option<String> = row.get("last_error")?;
@@ -55,6 +55,34 @@ pub(super) fn erase(
     unknown: &[EventId],
     now: Timestamp,
 ) -> Result<ErasedEvents> {
+    let erased = remove(db, caller, known, unknown, now)?;
+    register::begin_erasure(db, caller, &erased.conversations, false, now)?;
+    Ok(erased)
+}
+
+pub(super) fn withdraw(
+    db: &Connection,
+    caller: &CallerId,
+    conversation: ConversationId,
+    unknown: &[EventId],
+    now: Timestamp,
+) -> Result<()> {
+    let known = KnownCalls {
+        conversations: vec![conversation],
+        marks: Vec::new(),
+    };
+    let erased = remove(db, caller, &known, unknown, now)?;
+    register::begin_erasure(db, caller, &erased.conversations, true, now)
+}
+
+/// Removes a caller's events and notes the calls as erased.
+fn remove(
+    db: &Connection,
+    caller: &CallerId,
+    known: &KnownCalls,
+    unknown: &[EventId],
+    now: Timestamp,
+) -> Result<ErasedEvents> {
     let sql = "SELECT id, state, conversation_id FROM inbox WHERE caller = ?1";
     let rows = query(db, sql, [caller.as_str()], |row| {
         let (state, conversation): (String, Option<String>) =
@@ -74,13 +102,8 @@ pub(super) fn erase(
         db.prepare_cached("DELETE FROM inbox WHERE id = ?1")?
             .execute([id.0])?;
     }
-    let sql = "SELECT conversations FROM pending_erasures WHERE caller = ?1";
-    let begun: Option<String> = first(db, sql, [caller.as_str()], |row| {
-        Ok(row.get("conversations")?)
-    })?;
-    let begun: Option<Vec<ConversationId>> =
-        begun.and_then(|begun| serde_json::from_str(&begun).ok());
-    erased.conversations.extend(begun.unwrap_or_default());
+    let (begun, _) = register::pending_erasure(db, caller)?;
+    erased.conversations.extend(begun);
     erased.conversations.sort();
     erased.conversations.dedup();
 
@@ -91,13 +114,6 @@ pub(super) fn erase(
     for mark in &known.marks {
         register::bury_mark(db, mark, now)?;
     }
-    let conversations = serde_json::to_string(&erased.conversations)
-        .map_err(|e| StoreError::Corrupt(e.to_string()))?;
-    db.prepare_cached(
-        "INSERT OR REPLACE INTO pending_erasures (caller, conversations, begun_at, forgotten)
-             VALUES (?1, ?2, ?3, 0)",
-    )?
-    .execute(params![caller.as_str(), conversations, millis(now)])?;
     Ok(erased)
 }
 
