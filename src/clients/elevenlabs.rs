@@ -1,8 +1,10 @@
-//! ElevenLabs' agent endpoint: `GET /v1/convai/agents/{agent_id}`.
+//! ElevenLabs' API: agents are read (`GET /v1/convai/agents/{agent_id}`),
+//! conversations deleted (`DELETE /v1/convai/conversations/{conversation_id}`).
 
 use std::time::Duration;
 
 use jiff::Timestamp;
+use reqwest::{Method, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
@@ -63,37 +65,15 @@ impl ElevenLabs {
     /// # Errors
     /// [`ElevenLabsError`]
     pub async fn agent(&self, agent: &AgentId) -> Result<AgentProfile, ElevenLabsError> {
-        // The id comes from a webhook: it must not reach another path.
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
-        if !agent.as_str().bytes().all(plain) {
-            return Err(ElevenLabsError::NotFound);
-        }
-        let network = |e: reqwest::Error| ElevenLabsError::Network(describe(e));
-        let response = self
-            .http
-            .get(format!("{}/v1/convai/agents/{agent}", self.base_url))
-            .timeout(TIMEOUT)
-            .header("xi-api-key", self.api_key.expose_secret())
-            .send()
-            .await
-            .map_err(network)?;
-        let retry_after = retry_after(response.headers(), Timestamp::now());
-        match response.status().as_u16() {
-            200 => {}
-            404 => return Err(ElevenLabsError::NotFound),
-            status @ (401 | 403) => return Err(ElevenLabsError::InvalidKey(status)),
-            status => {
-                return Err(ElevenLabsError::Status {
-                    status,
-                    retry_after,
-                });
-            }
+        let response = self.request(Method::GET, "agents", agent.as_str()).await?;
+        if response.status() != StatusCode::OK {
+            return Err(refusal(&response));
         }
         let body = bounded_body(response, MAX_ANSWER_BYTES)
             .await
             .map_err(|e| match e {
                 BodyError::TooLarge => ElevenLabsError::Unusable,
-                BodyError::Http(e) => network(e),
+                BodyError::Http(e) => ElevenLabsError::Network(describe(e)),
             })?;
         let body: Value = serde_json::from_slice(&body).map_err(|_| ElevenLabsError::Unusable)?;
         // Without it the answer is somebody else's, and must not stand for a day.
@@ -112,28 +92,49 @@ impl ElevenLabs {
         &self,
         conversation: &ConversationId,
     ) -> Result<(), ElevenLabsError> {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
-        if !conversation.as_str().bytes().all(plain) {
-            return Ok(());
+        let deleted = self
+            .request(Method::DELETE, "conversations", conversation.as_str())
+            .await
+            .and_then(|response| match response.status().is_success() {
+                true => Ok(()),
+                false => Err(refusal(&response)),
+            });
+        match deleted {
+            Err(ElevenLabsError::NotFound) => Ok(()),
+            other => other,
         }
-        let response = self
-            .http
-            .delete(format!(
-                "{}/v1/convai/conversations/{conversation}",
-                self.base_url
-            ))
+    }
+
+    /// Asks about one of the account's things.
+    async fn request(
+        &self,
+        method: Method,
+        things: &str,
+        id: &str,
+    ) -> Result<Response, ElevenLabsError> {
+        // The id comes from a webhook: it must not reach another path.
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+        if !id.bytes().all(plain) {
+            return Err(ElevenLabsError::NotFound);
+        }
+        self.http
+            .request(method, format!("{}/v1/convai/{things}/{id}", self.base_url))
             .timeout(TIMEOUT)
             .header("xi-api-key", self.api_key.expose_secret())
             .send()
             .await
-            .map_err(|e| ElevenLabsError::Network(describe(e)))?;
-        match response.status().as_u16() {
-            200..300 | 404 => Ok(()),
-            status @ (401 | 403) => Err(ElevenLabsError::InvalidKey(status)),
-            status => Err(ElevenLabsError::Status {
-                status,
-                retry_after: retry_after(response.headers(), Timestamp::now()),
-            }),
-        }
+            .map_err(|e| ElevenLabsError::Network(describe(e)))
+    }
+}
+
+/// What an answer without success means.
+fn refusal(response: &Response) -> ElevenLabsError {
+    match response.status().as_u16() {
+        404 => ElevenLabsError::NotFound,
+        status @ (401 | 403) => ElevenLabsError::InvalidKey(status),
+        status => ElevenLabsError::Status {
+            status,
+            retry_after: retry_after(response.headers(), Timestamp::now()),
+        },
     }
 }
