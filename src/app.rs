@@ -109,9 +109,7 @@ impl Parts {
             rendered,
         })
     }
-}
 
-impl Parts {
     fn ops_routes(
         &self,
         caller_rules: Arc<CallerRules>,

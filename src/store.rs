@@ -54,3 +54,9 @@ pub enum StoreError {
 
 /// Result of a store operation.
 pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// The folder that a file is in.
+fn folder_of(path: &std::path::Path) -> &std::path::Path {
+    let folder = path.parent().filter(|folder| *folder != "");
+    folder.unwrap_or(".".as_ref())
+}

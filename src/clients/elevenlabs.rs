@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{BodyError, bounded_body, describe, http_client, retry_after};
 use crate::domain::agent_profile::AgentProfile;
-use crate::domain::ids::{AgentId, ConversationId};
+use crate::domain::ids::{AgentId, ConversationId, is_plain};
 
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -113,8 +113,7 @@ impl ElevenLabs {
         id: &str,
     ) -> Result<Response, ElevenLabsError> {
         // The id comes from a webhook: it must not reach another path.
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
-        if !id.bytes().all(plain) {
+        if !is_plain(id) {
             return Err(ElevenLabsError::NotFound);
         }
         self.http

@@ -93,6 +93,14 @@ impl std::borrow::Borrow<str> for AgentId {
     }
 }
 
+/// Whether an id can stand in a path, of a file or a URL, without reaching
+/// another: it is of `[A-Za-z0-9_-]` alone.
+#[must_use]
+pub fn is_plain(id: &str) -> bool {
+    id.bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
 impl ConversationId {
     /// The folder and file-name stem under which this call is archived.
     ///
@@ -100,12 +108,7 @@ impl ConversationId {
     /// [`MAX_PATH_ID_BYTES`], never becomes a path: its SHA-256 does.
     #[must_use]
     pub fn path_stem(&self) -> String {
-        let plain = self.0.len() <= MAX_PATH_ID_BYTES
-            && self
-                .0
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-        if plain {
+        if self.0.len() <= MAX_PATH_ID_BYTES && is_plain(&self.0) {
             self.0.to_string()
         } else {
             format!("sha256-{}", hex::encode(Sha256::digest(self.0.as_bytes())))

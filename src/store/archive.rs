@@ -17,9 +17,9 @@ use base64::engine::general_purpose::STANDARD;
 use rustc_hash::FxHashSet;
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 
-use super::{Result, StoreError, call_mark};
+use super::{Result, StoreError, call_mark, folder_of};
 use crate::domain::call_event::{EventKey, EventKind};
-use crate::domain::ids::ConversationId;
+use crate::domain::ids::{ConversationId, is_plain};
 
 /// Threads that wait for the volume at a time.
 const THREADS: usize = 16;
@@ -331,8 +331,7 @@ impl Drop for AudioSpool {
 /// Whether a name is one that conversations have: nothing else below the
 /// archive's folder is ours.
 fn is_stem(name: &str) -> bool {
-    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
-    !name.is_empty() && name.bytes().all(is_plain)
+    !name.is_empty() && is_plain(name)
 }
 
 /// Removes the files of a conversation, and their folder if it is empty then;
@@ -413,10 +412,6 @@ fn flush_name(path: &Path) -> std::io::Result<()> {
     let folder = folder_of(path);
     File::open(folder)?.sync_all()?;
     File::open(folder_of(folder))?.sync_all()
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().unwrap_or(Path::new("."))
 }
 
 fn create_file(path: &Path) -> std::io::Result<File> {

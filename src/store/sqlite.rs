@@ -34,7 +34,7 @@ pub use memory::SqliteMemoryStore;
 pub use record_index::SqliteRecordIndex;
 pub use register::SqliteRegister;
 
-use super::{Result, StoreError};
+use super::{Result, StoreError, folder_of};
 use readers::Readers;
 use writer::{Turn, Writer};
 
@@ -206,16 +206,13 @@ impl SqliteDatabase {
 /// Holds the database at `path` for this process until the file is dropped.
 /// Makes the folder if there is none.
 fn lock(path: &Path) -> Result<File> {
-    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        // Callers' data: for the service's own user only.
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(parent)
-            .map_err(|e| {
-                StoreError::Unavailable(format!("cannot create {}: {e}", parent.display()))
-            })?;
-    }
+    let folder = folder_of(path);
+    // Callers' data: for the service's own user only.
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|e| StoreError::Unavailable(format!("cannot create {}: {e}", folder.display())))?;
     let lock_path = sibling(path, ".lock");
     let lock = private_file(&lock_path).map_err(|e| cannot_open(&lock_path, &e))?;
     lock.try_lock().map_err(|_| {

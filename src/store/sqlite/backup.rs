@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::integrity::{Contents, RESTORING, examine, verify};
 use super::{connect, lock, sibling};
-use crate::store::{Result, StoreError};
+use crate::store::{Result, StoreError, folder_of};
 
 /// Pages copied between two reports of progress (4 MiB).
 const PAGES: i32 = 1_024;
@@ -269,8 +269,7 @@ impl Partial {
                 _ => unwritable(e),
             })?;
         }
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-        let folder = File::open(folder.unwrap_or(Path::new("."))).map_err(unwritable)?;
+        let folder = File::open(folder_of(path)).map_err(unwritable)?;
         folder.sync_all().map_err(unwritable)
     }
 }
@@ -300,26 +299,19 @@ fn rename_new(from: &Path, to: &Path) -> std::io::Result<()> {
 
 /// An operator restores as root; the service runs as another user.
 fn give_to_owner_of_folder(path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-    let given = folder
-        .unwrap_or(Path::new("."))
-        .metadata()
-        .and_then(|owner| {
-            let file = path.metadata()?;
-            if (owner.uid(), owner.gid()) == (file.uid(), file.gid()) || file.uid() != 0 {
-                return Ok(());
-            }
-            chown(path, Some(owner.uid()), Some(owner.gid()))
-        });
+    let given = folder_of(path).metadata().and_then(|owner| {
+        let file = path.metadata()?;
+        if (owner.uid(), owner.gid()) == (file.uid(), file.gid()) || file.uid() != 0 {
+            return Ok(());
+        }
+        chown(path, Some(owner.uid()), Some(owner.gid()))
+    });
     given.map_err(|e| unavailable(path, "cannot be given to the service's user", &e))
 }
 
 /// Whether it is the database or one of the files that belong to it.
 fn is_part_of(file: &Path, database: &Path) -> bool {
-    let folder = |path: &Path| {
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-        folder.unwrap_or(Path::new(".")).canonicalize().ok()
-    };
+    let folder = |path: &Path| folder_of(path).canonicalize().ok();
     let name = file.file_name().map(OsStr::to_owned);
     let parts = ["", "-wal", "-shm", "-journal", ".lock", RESTORING];
     let has_its_name = parts
