@@ -214,15 +214,17 @@ fn is_closed(stream: &TcpStream) -> bool {
     }
 }
 
+/// Few connections, of which none is closed for being silent.
+const PATIENT: Limits = Limits {
+    connections: 32,
+    per_stranger: 8,
+    patience: Duration::from_secs(600),
+    proven_patience: Duration::from_secs(600),
+};
+
 #[tokio::test]
 async fn idle_connections_give_way_to_a_ring() {
-    let small = Small::start(Limits {
-        connections: 32,
-        per_stranger: 8,
-        patience: Duration::from_secs(600),
-        proven_patience: Duration::from_secs(600),
-    })
-    .await;
+    let small = Small::start(PATIENT).await;
     let mut idle = Vec::new();
     for n in 0..40 {
         idle.push(connect(&small.base, address(1 + n / 4)).await);
@@ -238,13 +240,7 @@ async fn idle_connections_give_way_to_a_ring() {
 
 #[tokio::test]
 async fn a_stranger_with_many_connections_loses_his_own() {
-    let small = Small::start(Limits {
-        connections: 32,
-        per_stranger: 8,
-        patience: Duration::from_secs(600),
-        proven_patience: Duration::from_secs(600),
-    })
-    .await;
+    let small = Small::start(PATIENT).await;
     let other = connect(&small.base, address(2)).await;
     let mut own = Vec::new();
     for _ in 0..40 {
