@@ -270,12 +270,11 @@ async fn whatever_elevenlabs_does_callers_are_known_and_agents_afterwards() {
         proxy.met().await;
         let said = call("conv_1", AGENT, CALLER).caller("My name is Nora. I like roses.");
         service.end_call(&said).await;
-        until("the call to be learned", async || {
-            service.query("SELECT count(*) FROM learned_calls") == 1
+        until(&format!("{name}: the caller to be known"), async || {
+            let known = ring(&service, CALLER, name).await;
+            known["dynamic_variables"]["user_name"] == "Nora"
         })
         .await;
-        let known = ring(&service, CALLER, name).await;
-        assert_eq!(known["dynamic_variables"]["user_name"], "Nora", "{name}");
         end_call(&service, name).await;
         proxy.set(Fault::None);
         until(&format!("{name}: the agent's profile"), async || {
