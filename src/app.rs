@@ -68,7 +68,15 @@ impl Parts {
     async fn build(services: &Services, works: bool) -> Result<Self, AppError> {
         let (metrics, rendered) = Metrics::new();
         let metrics = Arc::new(metrics);
-        let database = SqliteDatabase::open(&services.database)?;
+        let (database, archive) = if works {
+            let database = SqliteDatabase::open(&services.database)?;
+            (database, Archive::open(&services.archive)?)
+        } else {
+            // Made for nothing but a command, an empty one would answer it with
+            // "nothing is kept", whatever is kept elsewhere.
+            let database = SqliteDatabase::open_existing(&services.database)?;
+            (database, Archive::open_existing(&services.archive)?)
+        };
         let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::new(database.clone()));
         let register: Arc<dyn Register> = Arc::new(SqliteRegister::new(database.clone()));
         let store = memory_store(services, &database)?;
@@ -84,7 +92,7 @@ impl Parts {
             ledger,
             store,
             register: Arc::clone(&register),
-            archive: Archive::open(&services.archive)?,
+            archive,
             elevenlabs: elevenlabs
                 .map(|(url, key)| ElevenLabs::new(url, key))
                 .transpose()?,

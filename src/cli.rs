@@ -6,6 +6,7 @@ mod caller;
 mod check;
 mod demo;
 mod migrate;
+mod output;
 mod serve;
 
 use std::process::ExitCode;
@@ -38,8 +39,8 @@ enum Command {
     Caller(caller::CallerArguments),
     /// Read, retry or drop what was given up.
     DeadLetters(admin::DeadLettersArguments),
-    /// Show what operators did.
-    Audit,
+    /// Show what operators did, the newest first.
+    Audit(admin::AuditArguments),
     /// Turn legacy profiles into Tier 1, or copy everything to another store.
     Migrate(migrate::MigrateArguments),
     /// Copy the database to a file, while the service runs or not.
@@ -73,7 +74,7 @@ pub fn run() -> ExitCode {
             Command::Check(arguments) => check::run(arguments).await,
             Command::Caller(arguments) => caller::run(arguments).await,
             Command::DeadLetters(arguments) => admin::dead_letters(arguments).await,
-            Command::Audit => admin::audit().await,
+            Command::Audit(arguments) => admin::audit(&arguments).await,
             Command::Migrate(arguments) => migrate::run(arguments).await,
             Command::Backup(arguments) => backup::back_up(&arguments),
             Command::Restore(arguments) => backup::restore(&arguments),

@@ -172,6 +172,41 @@ mod tests {
     }
 
     #[test]
+    fn doubtful_secrets_are_refused_or_warned_about() {
+        for (keys, why) in [
+            ("ana:", "no key after"),
+            (
+                "ana:one-and-the-same-key,ops:one-and-the-same-key",
+                "same key",
+            ),
+        ] {
+            let refused = config(&[("ADMIN_KEY", keys)]).err().unwrap().to_string();
+            assert!(refused.contains(why), "{refused}");
+            assert!(!refused.contains("one-and-the-same-key"), "{refused}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        for (content, why) in [(" \n", "is empty"), ("one\ntwo\n", "several lines")] {
+            let path = file("refused", content);
+            let refused = config(&[("ADMIN_KEY_FILE", &path)]).err().unwrap();
+            assert!(refused.to_string().contains(why), "{refused}");
+        }
+        let both = file("good", "a-key-from-a-file-0001\n");
+        let used = config(&[("ADMIN_KEY", "x"), ("ADMIN_KEY_FILE", &both)]).unwrap();
+        for what in [
+            "ADMIN_KEY and ADMIN_KEY_FILE are both set",
+            "ADMIN_KEY holds a value of fewer",
+        ] {
+            let warnings = &used.services.warnings;
+            assert!(warnings.iter().any(|w| w.contains(what)), "{warnings:?}");
+        }
+    }
+
+    #[test]
     fn out_of_range_values_warn_and_fall_back() {
         for (name, values) in [
             ("OPENAI_MAX_TOKENS", ["49", "501", "many"]),

@@ -39,6 +39,14 @@ pub(crate) fn ring_withheld(agent: &AgentId) {
     );
 }
 
+/// A ring from a number that several people share.
+pub(crate) fn ring_shared(caller: &impl Display, agent: &AgentId) {
+    tracing::info!(
+        target: RINGS,
+        "Client-data webhook called for caller: {caller}, agent: {agent} - several people share the number - using agent defaults"
+    );
+}
+
 /// A ring got the defaults because something went wrong.
 pub(crate) fn ring_failed(caller: &impl Display, agent: &AgentId, error: &impl Display) {
     tracing::error!(

@@ -54,7 +54,7 @@ impl AdminKey {
     const MAX_NAME: usize = 32;
 
     /// Takes comma-separated keys, each perhaps with a name and a colon in
-    /// front of it: `ana:…,ops:…`.
+    /// front of it: `ana:…,ops:…`. One without a key is empty, and opens nothing.
     #[must_use]
     pub fn parse_all(values: &str) -> Vec<Self> {
         let is_name = |name: &str| {
@@ -67,15 +67,15 @@ impl AdminKey {
             .split(',')
             .map(str::trim)
             .filter(|value| !value.is_empty())
-            .filter_map(|value| {
+            .map(|value| {
                 let (name, key) = value
                     .split_once(':')
                     .filter(|(name, _)| is_name(name))
                     .unwrap_or((Self::UNNAMED, value));
-                (!key.is_empty()).then(|| Self {
+                Self {
                     name: name.to_owned(),
                     key: key.into(),
-                })
+                }
             })
             .collect()
     }
@@ -110,7 +110,8 @@ mod tests {
                 ("ana", "one"),
                 ("ops", "t:wo"),
                 (unnamed, "plain"),
-                (unnamed, "bad name:three")
+                (unnamed, "bad name:three"),
+                ("x", "")
             ]
         );
     }

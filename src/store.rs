@@ -22,7 +22,7 @@ mod report;
 mod sqlite;
 mod transfer;
 
-pub use archive::{Archive, AudioSpool, BatchTurn};
+pub use archive::{Archive, AudioSpool, BatchTurn, Removed};
 pub use erasure::{Erasure, Receipt, erase};
 pub use ledger::{
     Accepted, Claimed, DeadLetter, ErasedEvents, EventId, InboxEvent, InboxStats, LONGEST_PAUSE,
@@ -31,7 +31,7 @@ pub use ledger::{
 pub use memory::{ErasedMemory, KnownCalls, MemoryStore};
 pub use openmemory::{Adopted, OpenMemoryStore};
 pub use register::{AuditEntry, Decision, PendingErasure, Register};
-pub use report::CallerReport;
+pub use report::{CallerReport, DecisionsReport, ShownCaller};
 pub use sqlite::{
     BackupProgress, Contents, Restored, SqliteDatabase, SqliteLedger, SqliteMemoryStore,
     SqliteRecordIndex, SqliteRegister, back_up, restore,
@@ -44,6 +44,12 @@ pub enum StoreError {
     /// The store is down, full, locked or too slow. Trying again may help.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
+    /// A file or folder cannot be used as it is: an operator has to see to it.
+    #[error("{0}")]
+    File(String),
+    /// Another process holds the database, such as a running service.
+    #[error("{0} is in use by another process, such as a running service")]
+    InUse(String),
     /// What is stored cannot be read as what it should be.
     #[error("the store holds something unreadable: {0}")]
     Corrupt(String),

@@ -4,10 +4,11 @@
 //! What changes a caller goes through the caller's session, so that it takes
 //! its turn among the calls that are being learned.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rustc_hash::FxHashSet;
 
 use super::directory::{Directory, LinkError};
 use super::lanes::Lanes;
@@ -19,10 +20,12 @@ use crate::domain::ids::ConversationId;
 use crate::domain::name::CallerName;
 use crate::domain::profile::UniversalProfile;
 use crate::store::{
-    Archive, CallerReport, Decision, Erasure, MemoryStore, PendingErasure, Receipt, Register,
-    StoreError,
+    Archive, AuditEntry, CallerReport, Decision, DecisionsReport, Erasure, MemoryStore,
+    PendingErasure, Receipt, Register, ShownCaller, StoreError,
 };
 
+/// Whom the audit log names where the service goes on by itself.
+const SERVICE: &str = "service";
 /// How often erasures are looked for that were broken off.
 const RESUME: Duration = Duration::from_secs(60);
 
@@ -63,34 +66,68 @@ pub struct Callers {
     pub(super) calls: ParsedCalls,
     /// `None` without `ELEVENLABS_API_KEY`.
     pub(super) elevenlabs: Option<Arc<ElevenLabs>>,
+    /// How long files stay in the archive; `None` for ever.
+    pub(super) payload_retention: Option<Duration>,
+    /// Linked numbers whose memory may not be their person's yet: at the start all,
+    /// for a stop may have come in between.
+    pub(super) unfinished_links: Arc<Mutex<FxHashSet<CallerId>>>,
 }
 
 impl Callers {
-    /// Both tiers as rings see them. `None` for a caller whom nobody knows.
+    /// Both tiers as rings see them, and what is decided about the caller. `None`
+    /// if there is neither.
     ///
     /// # Errors
     /// If the store fails.
-    pub async fn show(&self, caller: &CallerId) -> Result<Option<CallerReport>, CallerError> {
+    pub async fn show(&self, caller: &CallerId) -> Result<Option<ShownCaller>, CallerError> {
         let person = self.directory.person(caller);
         let view = self.sessions.open(&person, None).await?.view();
-        Ok(view.profile.as_ref().map(|profile| {
+        let report = view.profile.as_ref().map(|profile| {
             let states = view.states.iter();
             let states = states.map(|(agent, state)| (agent.to_string(), &**state));
             CallerReport::of_tiers(profile, states)
-        }))
+        });
+        Ok(self.with_decisions(caller, report))
     }
 
     /// Everything that is kept of a caller.
     ///
     /// # Errors
     /// If the store fails.
-    pub async fn export(&self, caller: &CallerId) -> Result<Option<CallerReport>, CallerError> {
+    pub async fn export(&self, caller: &CallerId) -> Result<Option<ShownCaller>, CallerError> {
         let person = self.directory.person(caller);
-        let Some(export) = self.store.export(&person).await? else {
-            return Ok(None);
+        let report = match self.store.export(&person).await? {
+            Some(export) => {
+                let calls = self.store.calls(&person).await?;
+                Some(CallerReport::of_export(&export, calls))
+            }
+            None => None,
         };
-        let calls = self.store.calls(&person).await?;
-        Ok(Some(CallerReport::of_export(&export, calls)))
+        Ok(self.with_decisions(caller, report))
+    }
+
+    fn with_decisions(
+        &self,
+        caller: &CallerId,
+        report: Option<CallerReport>,
+    ) -> Option<ShownCaller> {
+        ShownCaller::new(caller, report, &self.directory.standings())
+    }
+
+    /// Every decision in force.
+    #[must_use]
+    pub fn decisions(&self) -> DecisionsReport {
+        DecisionsReport::of(&self.directory.standings())
+    }
+
+    /// Whether a caller is known.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn is_known(&self, caller: &CallerId) -> Result<bool, CallerError> {
+        let person = self.directory.person(caller);
+        let view = self.sessions.open(&person, None).await?.view();
+        Ok(view.profile.is_some())
     }
 
     /// Replaces a caller's name. `None` if there is no such caller.
@@ -145,6 +182,7 @@ impl Callers {
         Erasure { events, memory }: Erasure,
         receipt: &mut Receipt,
     ) -> Vec<ConversationId> {
+        let expected = self.still_in_the_archive(&events.archived);
         // A greeting that is being made is not waited for, and refused.
         self.lanes.cancel(&events.events);
         for event in &events.events {
@@ -161,21 +199,49 @@ impl Callers {
                     .push(format!("files of calls learned in another store ({error})")),
             }
         }
-        self.remove_files(number, conversations.clone(), receipt)
+        self.remove_files(number, conversations.clone(), &expected, receipt)
             .await;
         conversations
     }
 
+    /// Archived calls whose files cannot have gone by their age.
+    fn still_in_the_archive(
+        &self,
+        archived: &[(ConversationId, Timestamp)],
+    ) -> FxHashSet<ConversationId> {
+        let now = Timestamp::now();
+        let is_kept = |received: Timestamp| {
+            let age = Duration::try_from(now.duration_since(received)).unwrap_or_default();
+            self.payload_retention.is_none_or(|longest| age < longest)
+        };
+        let kept = archived.iter().filter(|(_, received)| is_kept(*received));
+        kept.map(|(conversation, _)| conversation.clone()).collect()
+    }
+
+    /// Removes files. Those that are `expected` and not there may be in another
+    /// archive: they are left, and looked for again by whoever resumes this.
     async fn remove_files(
         &self,
         number: &CallerId,
-        conversations: Vec<ConversationId>,
+        mut conversations: Vec<ConversationId>,
+        expected: &FxHashSet<ConversationId>,
         receipt: &mut Receipt,
     ) {
         let removed = self.archive.remove(conversations.clone()).await;
         let ended = match removed {
             Ok(removed) => {
-                receipt.files += removed;
+                receipt.files += removed.files;
+                let mut missing: FxHashSet<_> = removed.without_files.into_iter().collect();
+                missing.retain(|conversation| expected.contains(conversation));
+                if !missing.is_empty() {
+                    receipt.left.push(format!(
+                        "files of {} archived calls are not in {} (PAYLOAD_STORAGE_PATH); the \
+                         service looks for them once more",
+                        missing.len(),
+                        self.archive.root().display()
+                    ));
+                }
+                conversations.retain(|conversation| !missing.contains(conversation));
                 self.register.end_erasure(number, conversations).await
             }
             Err(error) => Err(error),
@@ -256,9 +322,22 @@ impl Callers {
     /// [`CallerError::Link`], or if a database fails: then it has to be asked
     /// for again, and goes on where it broke off.
     pub async fn link(&self, alias: &CallerId, caller: &CallerId) -> Result<(), CallerError> {
+        if !self.is_known(caller).await? {
+            return Err(CallerError::Link(LinkError::Unknown));
+        }
         // First, so that every later call is the person's.
         let person = self.directory.link(alias, caller).await?;
-        Ok(self.sessions.hand_over(alias, &person).await?)
+        let handed_over = self.sessions.hand_over(alias, &person).await;
+        if handed_over.is_err() {
+            self.unfinished_links().insert(alias.clone());
+        }
+        Ok(handed_over?)
+    }
+
+    fn unfinished_links(&self) -> MutexGuard<'_, FxHashSet<CallerId>> {
+        self.unfinished_links
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Parts a number from its person, who keeps what is known.
@@ -275,6 +354,10 @@ impl Callers {
     /// Goes on with what a stop, a crash or a store that was away broke off, at
     /// the start and now and then.
     pub(super) async fn keep_on(&self) {
+        let linked = self.directory.standings();
+        self.unfinished_links()
+            .extend(linked.aliases.keys().cloned());
+        drop(linked);
         loop {
             self.resume().await;
             tokio::time::sleep(RESUME).await;
@@ -298,7 +381,8 @@ impl Callers {
             let mut receipt = Receipt::new(&caller, Timestamp::now());
             // What has been said since the stores forgot the caller stays.
             if forgotten {
-                self.remove_files(&caller, conversations, &mut receipt)
+                let nothing = FxHashSet::default();
+                self.remove_files(&caller, conversations, &nothing, &mut receipt)
                     .await;
             } else {
                 match self.sessions.erase(&caller, true).await {
@@ -309,15 +393,40 @@ impl Callers {
                 }
             }
             if receipt.left.is_empty() {
-                tracing::info!("An erasure that was broken off is complete");
+                tracing::info!("The erasure of {} is complete now", receipt.caller);
+                self.note_completed(receipt.caller).await;
             } else {
-                tracing::error!("An erasure is not complete yet: {:?}", receipt.left);
+                tracing::error!(
+                    "The erasure of {} is not complete yet: {:?}",
+                    receipt.caller,
+                    receipt.left
+                );
             }
         }
-        for (alias, person) in &self.directory.standings().aliases {
-            if let Err(error) = self.sessions.hand_over(alias, person).await {
+        let unfinished: Vec<CallerId> = self.unfinished_links().iter().cloned().collect();
+        for alias in unfinished {
+            // Parted since, there is nothing to move any more.
+            let person = self.directory.person(&alias);
+            if person != alias
+                && let Err(error) = self.sessions.hand_over(&alias, &person).await
+            {
                 tracing::error!(%error, "What is known of a linked number is not moved yet");
+                continue;
             }
+            self.unfinished_links().remove(&alias);
+        }
+    }
+
+    async fn note_completed(&self, masked: String) {
+        let entry = AuditEntry {
+            at: Timestamp::now(),
+            who: SERVICE.to_owned(),
+            action: "complete erasure".to_owned(),
+            subject: masked,
+            outcome: "done".to_owned(),
+        };
+        if let Err(error) = self.register.audit(entry).await {
+            tracing::error!(%error, "The audit log cannot be written");
         }
     }
 }

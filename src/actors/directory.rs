@@ -14,8 +14,14 @@ use crate::store::{Decision, Register, Result, StoreError};
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LinkError {
     /// The two are one already, or would be each other's alias.
-    #[error("a caller cannot be linked to itself")]
+    #[error("both numbers are the same person's already, or one number")]
     Itself,
+    /// Its memory would be torn from the other person's.
+    #[error("the number is another person's already; unlink it first")]
+    Linked,
+    /// A mistyped number would become a person.
+    #[error("nobody is known under the number to link to: whoever it is has to have called first")]
+    Unknown,
     /// Nothing may be kept under the link.
     #[error("one of the two has opted out")]
     OptedOut,
@@ -72,6 +78,13 @@ impl Directory {
         let person = standings.person(caller).clone();
         if caller == number || person == *number {
             return Err(LinkError::Itself);
+        }
+        if standings
+            .aliases
+            .get(number)
+            .is_some_and(|linked| *linked != person)
+        {
+            return Err(LinkError::Linked);
         }
         if [number, &person]
             .iter()

@@ -114,9 +114,9 @@ impl From<StoreError> for Failure {
         match error {
             StoreError::Corrupt(error) => Self::Dead { error },
             StoreError::Erased => Self::Erased,
-            StoreError::Unavailable(error) => Self::Retry {
+            outage => Self::Retry {
                 cause: RetryCause::Outage,
-                error,
+                error: outage.to_string(),
                 at_least: None,
             },
         }

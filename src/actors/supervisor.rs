@@ -173,6 +173,8 @@ impl ActorSystem {
             lanes: inbox.lanes().clone(),
             calls: calls.clone(),
             elevenlabs,
+            payload_retention: options.retention.payloads,
+            unfinished_links: Arc::default(),
         };
         let pipeline = Arc::new(Pipeline {
             ledger: Arc::clone(&ledger),
@@ -238,7 +240,11 @@ impl ActorSystem {
         let health = Health::new(ledger, store, archive, inbox.clone(), watched);
         let (root, ended) = Actor::spawn(None, RootSupervisor, (children, metrics)).await?;
         let going_on = callers.clone();
-        let going_on = tokio::spawn(async move { going_on.keep_on().await });
+        let going_on = tokio::spawn(async move {
+            if options.works {
+                going_on.keep_on().await;
+            }
+        });
         Ok(Self {
             callers,
             directory,

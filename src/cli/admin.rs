@@ -11,6 +11,7 @@ use reqwest::{Client, Method};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
+use super::output::Output;
 use super::services;
 use crate::app::Administration;
 use crate::config::Services;
@@ -22,13 +23,18 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Characters of the key of a service that is started for the command.
 const KEY_LENGTH: usize = 40;
-/// Whom the audit log names then.
-const COMMAND_LINE: &str = "command-line";
 
 #[derive(Debug, Args)]
 pub(super) struct DeadLettersArguments {
     #[command(subcommand)]
     what: DeadLetters,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AuditArguments {
+    /// How many entries, at most 1000.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: u16,
 }
 
 #[derive(Debug, Subcommand)]
@@ -53,8 +59,9 @@ pub(super) async fn dead_letters(arguments: DeadLettersArguments) -> ExitCode {
     run(Request::new(method, path)).await
 }
 
-pub(super) async fn audit() -> ExitCode {
-    run(Request::new(Method::GET, "audit".to_owned())).await
+pub(super) async fn audit(arguments: &AuditArguments) -> ExitCode {
+    let path = format!("audit?limit={}", arguments.limit);
+    run(Request::new(Method::GET, path)).await
 }
 
 /// A request to an admin route.
@@ -63,6 +70,8 @@ pub(super) struct Request {
     /// Below `/admin/`.
     path: String,
     body: Option<Value>,
+    /// Whether finding nothing is a failure.
+    must_find: bool,
 }
 
 impl Request {
@@ -71,6 +80,15 @@ impl Request {
             method,
             path,
             body: None,
+            must_find: false,
+        }
+    }
+
+    /// An erasure that finds nothing may have been asked of a mistyped number.
+    pub fn must_find(self) -> Self {
+        Self {
+            must_find: true,
+            ..self
         }
     }
 
@@ -88,9 +106,17 @@ pub(super) async fn run(request: Request) -> ExitCode {
         Ok(services) => services,
         Err(code) => return code,
     };
+    let must_find = request.must_find;
     match make(request, &services).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(answer) => {
+            let mut output = Output::new();
+            writeln!(output, "{answer:#}");
+            let complaint = complaint(&answer, must_find);
+            if let Some(complaint) = complaint {
+                eprintln!("elaoms: {complaint}");
+            }
+            output.status(complaint.is_none())
+        }
         Err(error) => {
             eprintln!("elaoms: {error}");
             ExitCode::FAILURE
@@ -98,7 +124,19 @@ pub(super) async fn run(request: Request) -> ExitCode {
     }
 }
 
-async fn make(request: Request, services: &Services) -> Result<bool, String> {
+/// What an answer tells that whoever asked must not overlook.
+fn complaint(answer: &Value, must_find: bool) -> Option<&'static str> {
+    let left = answer["left"].as_array();
+    if left.is_some_and(|left| !left.is_empty()) {
+        Some("not everything could be removed: see \"left\"")
+    } else if must_find && answer["found"] == false {
+        Some("nothing was kept of this caller: is the number right?")
+    } else {
+        None
+    }
+}
+
+async fn make(request: Request, services: &Services) -> Result<Value, String> {
     let client = Client::builder()
         .no_proxy()
         .connect_timeout(CONNECT_TIMEOUT)
@@ -113,14 +151,15 @@ async fn make(request: Request, services: &Services) -> Result<bool, String> {
         return send(&client, ops_addr, key, request).await;
     }
     let key = AdminKey {
-        name: COMMAND_LINE.to_owned(),
+        // Whom the audit log names.
+        name: format!("command-line:uid={}", rustix::process::getuid().as_raw()),
         key: Alphanumeric
             .sample_string(&mut rand::rng(), KEY_LENGTH)
             .into(),
     };
     let administration = Administration::start(services, key.clone())
         .await
-        .map_err(|e| format!("{e}\nNo service answers at {ops_addr} (OPS_ADDR), and its stores cannot be used without one."))?;
+        .map_err(|e| format!("{e}\nNo service answers at {ops_addr} (OPS_ADDR), so its stores were to be used directly."))?;
     let done = send(&client, administration.ops_addr, &key, request).await;
     administration.stop().await;
     done
@@ -141,7 +180,7 @@ async fn send(
     addr: SocketAddr,
     key: &AdminKey,
     request: Request,
-) -> Result<bool, String> {
+) -> Result<Value, String> {
     let url = format!("http://{addr}/admin/{}", request.path);
     let mut sent = client
         .request(request.method, url)
@@ -156,12 +195,16 @@ async fn send(
     if !status.is_success() {
         let error = serde_json::from_str::<Value>(&body).unwrap_or_default();
         let error = error["error"].as_str().unwrap_or("no reason was given");
-        eprintln!("elaoms: {error} ({status})");
-        return Ok(false);
+        return Err(match (status.as_u16(), error) {
+            (404, "no such route") => format!(
+                "the service at {addr} has no admin routes: set ADMIN_KEY for it, and restart it"
+            ),
+            (401, _) => format!(
+                "the service at {addr} does not know the first key of ADMIN_KEY ({})",
+                key.name
+            ),
+            _ => format!("{error} ({status})"),
+        });
     }
-    match serde_json::from_str::<Value>(&body) {
-        Ok(answer) => println!("{answer:#}"),
-        Err(_) => println!("{body}"),
-    }
-    Ok(true)
+    serde_json::from_str(&body).map_err(|_| format!("the answer of {addr} is not JSON"))
 }

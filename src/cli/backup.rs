@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::output::Output;
 use super::services;
 use crate::store::{self, BackupProgress, Contents};
 
@@ -39,17 +40,20 @@ pub(super) fn back_up(arguments: &BackupArguments) -> ExitCode {
     bar.end();
     match made {
         Ok(contents) => {
-            println!(
+            let mut output = Output::new();
+            writeln!(
+                output,
                 "{} is a backup of {}, verified:",
                 arguments.file.display(),
                 services.database.display()
             );
-            print(&contents, services.openmemory.is_some());
-            println!(
+            print(&mut output, &contents, services.openmemory.is_some());
+            writeln!(
+                output,
                 "The archive at {} is not part of it.",
                 services.archive.display()
             );
-            ExitCode::SUCCESS
+            output.status(true)
         }
         Err(error) => failed(&error),
     }
@@ -67,16 +71,22 @@ pub(super) fn restore(arguments: &RestoreArguments) -> ExitCode {
     bar.end();
     match done {
         Ok(restored) => {
-            println!(
+            let mut output = Output::new();
+            writeln!(
+                output,
                 "{} is restored from {}, verified:",
                 services.database.display(),
                 arguments.file.display()
             );
-            print(&restored.contents, services.openmemory.is_some());
+            print(
+                &mut output,
+                &restored.contents,
+                services.openmemory.is_some(),
+            );
             if let Some(kept) = restored.kept {
-                println!("What was there before is {}.", kept.display());
+                writeln!(output, "What was there before is {}.", kept.display());
             }
-            ExitCode::SUCCESS
+            output.status(true)
         }
         Err(error) => failed(&error),
     }
@@ -87,18 +97,22 @@ fn failed(error: &store::StoreError) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn print(contents: &Contents, openmemory: bool) {
-    println!("schema version: {}", contents.schema);
-    println!("callers: {}", contents.callers);
-    println!("memories: {}", contents.memories);
-    println!("open events: {}", contents.open_events);
-    println!("dead letters: {}", contents.dead_letters);
+fn print(output: &mut Output, contents: &Contents, openmemory: bool) {
+    writeln!(output, "schema version: {}", contents.schema);
+    writeln!(output, "callers: {}", contents.callers);
+    writeln!(output, "memories: {}", contents.memories);
+    writeln!(output, "open events: {}", contents.open_events);
+    writeln!(output, "dead letters: {}", contents.dead_letters);
     if openmemory {
-        println!(
+        writeln!(
+            output,
             "records of OpenMemory in the index: {}",
             contents.indexed_records
         );
-        println!("Tiers and memories are in OpenMemory: back that up as well.");
+        writeln!(
+            output,
+            "Tiers and memories are in OpenMemory: back that up as well."
+        );
     }
 }
 

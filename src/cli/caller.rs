@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Method;
@@ -17,31 +18,64 @@ pub(super) struct CallerArguments {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Both tiers.
-    Show { caller: String },
+    /// Both tiers, and what is decided about the caller.
+    Show {
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        caller: String,
+    },
+    /// Who has opted out, which numbers are shared, which are linked.
+    Decisions,
     /// Everything that is kept, as JSON.
-    Export { caller: String },
+    Export {
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        caller: String,
+    },
     /// Remove everything, for good, and print a receipt.
     Erase {
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         caller: String,
         /// Delete the conversations at ElevenLabs as well.
         #[arg(long)]
         elevenlabs: bool,
     },
     /// Replace the name.
-    Rename { caller: String, name: String },
+    Rename {
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        caller: String,
+        name: String,
+    },
     /// Keep nothing from now on, and remove what is kept.
-    OptOut { caller: String },
+    OptOut {
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        caller: String,
+    },
     /// Keep what the caller says again.
-    OptIn { caller: String },
+    OptIn {
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        caller: String,
+    },
     /// Two numbers are one person: the first becomes another number of the second.
-    Link { number: String, caller: String },
+    Link {
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        number: String,
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        caller: String,
+    },
     /// Part a number from its person, who keeps what is known.
-    Unlink { number: String },
+    Unlink {
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        number: String,
+    },
     /// Several people use a number: say nothing personal before the name is heard.
-    Share { number: String },
+    Share {
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        number: String,
+    },
     /// One person uses the number again.
-    Unshare { number: String },
+    Unshare {
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        number: String,
+    },
 }
 
 pub(super) async fn run(arguments: CallerArguments) -> ExitCode {
@@ -51,10 +85,11 @@ pub(super) async fn run(arguments: CallerArguments) -> ExitCode {
     };
     let request = match arguments.what {
         What::Show { caller } => Request::new(Method::GET, path(&caller, "")),
+        What::Decisions => Request::new(Method::GET, "callers".to_owned()),
         What::Export { caller } => Request::new(Method::GET, path(&caller, "/export")),
         What::Erase { caller, elevenlabs } => {
             let path = format!("{}?elevenlabs={elevenlabs}", path(&caller, ""));
-            Request::new(Method::DELETE, path)
+            Request::new(Method::DELETE, path).must_find()
         }
         What::Rename { caller, name } => {
             Request::new(Method::PUT, path(&caller, "/name")).with(json!({"name": name}))

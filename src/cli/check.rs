@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
-use super::refuse_config;
+use super::load;
+use super::output::Output;
 use crate::app::memory_store;
 use crate::clients::{ElevenLabs, ElevenLabsError, OpenAi, OpenAiError};
 use crate::config::{Config, Environment, Services};
@@ -50,22 +51,20 @@ enum What {
 type Outcome = Result<String, (String, &'static str)>;
 
 pub(super) async fn run(arguments: CheckArguments) -> ExitCode {
-    let env = match Environment::load() {
-        Ok(env) => env,
-        Err(error) => return refuse_config(&error),
-    };
-    let services = match Services::from_env(&env) {
-        Ok(services) => services,
-        Err(error) => return refuse_config(&error),
+    // What `serve` lacks is one of the checks.
+    let settings = |env: &Environment| Ok((Services::from_env(env)?, config(env)));
+    let (services, config) = match load(settings) {
+        Ok(settings) => settings,
+        Err(code) => return code,
     };
     let mut outcomes: Vec<(&str, Outcome)> = Vec::new();
     match arguments.what {
         What::Openai => outcomes.push(("openai", openai(services).await)),
         What::Agent { id } => outcomes.push(("agent", agent(&services, &id).await)),
         What::Memory => outcomes.push(("memory", memory(&services).await)),
-        What::Config => outcomes.push(("config", config(&env))),
+        What::Config => outcomes.push(("config", config)),
         What::All { agent: id } => {
-            outcomes.push(("config", config(&env)));
+            outcomes.push(("config", config));
             outcomes.push(("memory", memory(&services).await));
             if let Some(id) = id {
                 outcomes.push(("agent", agent(&services, &id).await));
@@ -73,21 +72,21 @@ pub(super) async fn run(arguments: CheckArguments) -> ExitCode {
             outcomes.push(("openai", openai(services).await));
         }
     }
-    let mut passed = true;
+    let (mut output, mut passed) = (Output::new(), true);
     for (name, outcome) in outcomes {
         match outcome {
-            Ok(remark) => println!("PASS {name}: {remark}"),
+            Ok(remark) => writeln!(output, "PASS {name}: {remark}"),
             Err((reason, remedy)) => {
                 passed = false;
-                println!("FAIL {name}: {}\n     remedy: {remedy}", reason.trim_end());
+                writeln!(
+                    output,
+                    "FAIL {name}: {}\n     remedy: {remedy}",
+                    reason.trim_end()
+                );
             }
         }
     }
-    if passed {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    output.status(passed)
 }
 
 fn config(env: &Environment) -> Outcome {
@@ -203,32 +202,55 @@ async fn agent(services: &Services, id: &str) -> Outcome {
 }
 
 async fn memory(services: &Services) -> Outcome {
-    const REMEDY: &str = "check DATABASE_URL, PAYLOAD_STORAGE_PATH, their permissions and the free space; \
-         a running service holds the database: ask its /health/ready instead";
+    const REMEDY: &str = "see to the file or folder that is named: DATABASE_URL and PAYLOAD_STORAGE_PATH say where \
+         they are; they need write permission and free space";
+    const IN_USE: &str = "a running service holds its database: ask its /health/ready instead";
     const OPENMEMORY_REMEDY: &str =
         "verify that OpenMemory is running and that OPENMEMORY_PORT and OPENMEMORY_KEY are correct";
-    let failed = |e: StoreError| (e.to_string(), REMEDY);
-    let database = SqliteDatabase::open(&services.database).map_err(failed)?;
+    const TLS: &str = "check the system's TLS certificates";
+    let failed = |e: StoreError| {
+        let remedy = match e {
+            StoreError::InUse(_) => IN_USE,
+            _ => REMEDY,
+        };
+        (e.to_string(), remedy)
+    };
+    // A check makes nothing where only a service should: it is tried elsewhere.
+    let nothing_yet = !services.database.exists() && !services.archive.exists();
+    let elsewhere = tempfile::tempdir()
+        .map_err(|e| (e.to_string(), "see to the folder for temporary files"))?;
+    let (database, archive, places) = if nothing_yet {
+        let places = format!(
+            "serve will make the database at {} and the archive at {}",
+            services.database.display(),
+            services.archive.display()
+        );
+        let database = SqliteDatabase::open(&elsewhere.path().join("elaoms.db"));
+        let archive = Archive::open(&elsewhere.path().join("payloads"));
+        (database, archive, places)
+    } else {
+        let places = format!(
+            "the database at {} and the archive at {} take writes",
+            services.database.display(),
+            services.archive.display()
+        );
+        let database = SqliteDatabase::open_existing(&services.database);
+        (database, Archive::open_existing(&services.archive), places)
+    };
+    let (database, archive) = (database.map_err(failed)?, archive.map_err(failed)?);
     let ledger = SqliteLedger::new(database.clone()).check_writable().await;
-    let store = memory_store(services, &database)
-        .map_err(|e| (e.to_string(), "check the system's TLS certificates"))?;
+    let store = memory_store(services, &database).map_err(|e| (e.to_string(), TLS))?;
     let described = store.describe().await;
     let answers = store.check_writable().await;
     database.close().await;
     ledger.map_err(failed)?;
     answers.map_err(|e| {
-        let remedy = if services.openmemory.is_some() {
-            OPENMEMORY_REMEDY
-        } else {
-            REMEDY
-        };
-        (e.to_string(), remedy)
+        let (reason, remedy) = failed(e);
+        match services.openmemory {
+            Some(_) => (reason, OPENMEMORY_REMEDY),
+            None => (reason, remedy),
+        }
     })?;
-    let archive = Archive::open(&services.archive).map_err(failed)?;
     archive.check_writable().await.map_err(failed)?;
-    Ok(format!(
-        "memories are in {described}; the database at {} and the archive at {} take writes",
-        services.database.display(),
-        services.archive.display()
-    ))
+    Ok(format!("memories are in {described}; {places}"))
 }

@@ -37,9 +37,10 @@ pub(super) struct DemoArguments {
 }
 
 pub(super) async fn run(arguments: DemoArguments) -> ExitCode {
-    let folder = std::env::temp_dir().join(format!("elaoms-demo-{}", std::process::id()));
-    let result = play(&folder, &arguments).await;
-    let _ = std::fs::remove_dir_all(&folder);
+    let result = match tempfile::tempdir() {
+        Ok(folder) => play(folder.path(), &arguments).await,
+        Err(error) => Err(error.into()),
+    };
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

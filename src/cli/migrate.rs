@@ -13,6 +13,7 @@ use clap::{Args, ValueEnum};
 use futures_util::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::output::Output;
 use super::{refuse_config, services};
 use crate::app::openmemory_store;
 use crate::domain::caller_id::CallerId;
@@ -76,16 +77,17 @@ pub(super) async fn run(arguments: MigrateArguments) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let mut output = Output::new();
     let done = match (arguments.from, arguments.to) {
         (Some(from), Some(to)) => {
-            copy::run(from, to, &database, openmemory, arguments.dry_run).await
+            let dry_run = arguments.dry_run;
+            copy::run(from, to, &database, openmemory, dry_run, &mut output).await
         }
-        _ => legacy(&arguments, &openmemory).await,
+        _ => legacy(&arguments, &openmemory, &mut output).await,
     };
     database.close().await;
     match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(complete) => output.status(complete),
         Err(error) => {
             eprintln!("elaoms: {error}");
             ExitCode::FAILURE
@@ -126,31 +128,40 @@ impl Summary {
         }
     }
 
-    fn print(&self, dry_run: bool) {
+    fn print(&self, output: &mut Output, dry_run: bool) {
         let would = if dry_run {
             "would be migrated"
         } else {
             "migrated"
         };
-        println!(
+        writeln!(
+            output,
             "{would}: {} (of these without a name: {})",
             self.migrated, self.unnamed
         );
-        println!("merged into a Tier 1 that was there: {}", self.merged);
-        println!("already there: {}", self.already_there);
-        println!("without legacy memories: {}", self.without_memories);
-        println!("not a caller id: {}", self.unreadable);
-        println!("failed: {}", self.failed.len());
+        writeln!(
+            output,
+            "merged into a Tier 1 that was there: {}",
+            self.merged
+        );
+        writeln!(output, "already there: {}", self.already_there);
+        writeln!(output, "without legacy memories: {}", self.without_memories);
+        writeln!(output, "not a caller id: {}", self.unreadable);
+        writeln!(output, "failed: {}", self.failed.len());
         for failure in self.failed.iter().take(MAX_SHOWN) {
-            println!("  {failure}");
+            writeln!(output, "  {failure}");
         }
         if self.failed.len() > MAX_SHOWN {
-            println!("  … and {} more", self.failed.len() - MAX_SHOWN);
+            writeln!(output, "  … and {} more", self.failed.len() - MAX_SHOWN);
         }
     }
 }
 
-async fn legacy(arguments: &MigrateArguments, store: &OpenMemoryStore) -> Result<bool, String> {
+async fn legacy(
+    arguments: &MigrateArguments,
+    store: &OpenMemoryStore,
+    output: &mut Output,
+) -> Result<bool, String> {
     let mut summary = Summary::default();
     let wanted = if arguments.all {
         None
@@ -162,7 +173,11 @@ async fn legacy(arguments: &MigrateArguments, store: &OpenMemoryStore) -> Result
         summary.unreadable = given.unreadable;
         Some(given.callers)
     };
-    println!("Legacy memories are read from {}", store.describe().await);
+    writeln!(
+        output,
+        "Legacy memories are read from {}",
+        store.describe().await
+    );
     let found = store
         .legacy_profiles(wanted.as_deref())
         .await
@@ -184,7 +199,7 @@ async fn legacy(arguments: &MigrateArguments, store: &OpenMemoryStore) -> Result
     for (caller, outcome) in outcomes {
         summary.add(&caller, outcome);
     }
-    summary.print(arguments.dry_run);
+    summary.print(output, arguments.dry_run);
     Ok(summary.failed.is_empty() && summary.unreadable == 0)
 }
 

@@ -40,7 +40,9 @@ pub(super) async fn run() -> ExitCode {
         Ok(app) => app,
         Err(error) => {
             tracing::error!("ELAOMS cannot start: {error}");
-            eprintln!("elaoms: {error}");
+            if !tracing::enabled!(tracing::Level::ERROR) {
+                eprintln!("elaoms: {error}");
+            }
             return ExitCode::FAILURE;
         }
     };

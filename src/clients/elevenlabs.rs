@@ -29,6 +29,9 @@ pub enum ElevenLabsError {
     /// 404, or an id that cannot exist.
     #[error("Agent not found")]
     NotFound,
+    /// Asked nothing: a conversation whose id is none of ElevenLabs'.
+    #[error("its id is none that ElevenLabs has; it was not asked")]
+    NotAnId,
     /// 401 or 403.
     #[error("ElevenLabs API error: {0} - Invalid API key: check ELEVENLABS_API_KEY")]
     InvalidKey(u16),
@@ -92,6 +95,9 @@ impl ElevenLabs {
         &self,
         conversation: &ConversationId,
     ) -> Result<(), ElevenLabsError> {
+        if !is_plain(conversation.as_str()) {
+            return Err(ElevenLabsError::NotAnId);
+        }
         let deleted = self
             .request(Method::DELETE, "conversations", conversation.as_str())
             .await

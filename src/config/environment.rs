@@ -24,7 +24,8 @@ impl Environment {
     /// its lines, which hold secrets.
     pub fn load() -> Result<Self, String> {
         let mut settings = HashMap::new();
-        match dotenvy::from_filename_iter(".env") {
+        // Not one of a folder above, which would not fit relative paths here.
+        match dotenvy::from_path_iter(".env") {
             Ok(lines) => {
                 for line in lines {
                     let (name, value) = line.map_err(|e| match e {

@@ -18,6 +18,9 @@ use crate::http::TrustedProxies;
 use crate::secrets::{AdminKey, Secrets};
 use crate::telemetry::{CallerIdFormat, LogFormat};
 
+/// A secret with fewer characters can be found by trying.
+const SHORT_SECRET: usize = 16;
+
 /// Reads from an environment.
 pub(super) struct Reader<'a> {
     env: &'a Environment,
@@ -52,20 +55,59 @@ impl<'a> Reader<'a> {
 
     /// A secret, set directly or as the content of the file that `…_FILE` names.
     fn credential(&mut self, name: &str) -> Option<String> {
+        let file = format!("{name}_FILE");
+        let path = self.text(&file);
         if let Some(value) = self.text(name) {
+            if path.is_some() {
+                self.warnings
+                    .push(format!("{name} and {file} are both set; {name} is used"));
+            }
             return Some(value);
         }
-        let file = format!("{name}_FILE");
-        let path = self.text(&file)?;
-        match std::fs::read_to_string(&path) {
-            Ok(content) => Some(content.trim().to_owned()).filter(|c| !c.is_empty()),
-            Err(error) => {
+        let path = path?;
+        let refused = match std::fs::read_to_string(&path).as_deref().map(str::trim) {
+            Ok("") => "is empty".to_owned(),
+            Ok(content) if content.contains('\n') => {
+                "has several lines; put several values on one line, comma-separated".to_owned()
+            }
+            Ok(content) => return Some(content.to_owned()),
+            Err(error) => format!("cannot be read: {error}"),
+        };
+        self.problems
+            .push(format!("{file} names {path:?}, which {refused}"));
+        None
+    }
+
+    /// Warns of a secret that others show us and that can be found by trying.
+    fn weigh<'s>(&mut self, name: &str, mut values: impl Iterator<Item = &'s [u8]>) {
+        if values.any(|value| value.len() < SHORT_SECRET) {
+            self.warnings.push(format!(
+                "{name} holds a value of fewer than {SHORT_SECRET} characters, which can be found by \
+                 trying; make one with: openssl rand -hex 32"
+            ));
+        }
+    }
+
+    /// Each key opens everything, so an empty or doubtful one is a mistake.
+    fn admin_keys(&mut self) -> Vec<AdminKey> {
+        let keys = AdminKey::parse_all(&self.credential("ADMIN_KEY").unwrap_or_default());
+        for (i, AdminKey { name, key }) in keys.iter().enumerate() {
+            let key = key.expose_secret();
+            if key.is_empty() {
+                self.problems
+                    .push(format!("ADMIN_KEY has no key after {name:?} and the colon"));
+            } else if let Some(first) = keys[..i].iter().find(|k| k.key.expose_secret() == key) {
                 self.problems.push(format!(
-                    "{file} names {path:?}, which cannot be read: {error}"
+                    "ADMIN_KEY gives {:?} and {name:?} the same key: nobody could tell them apart",
+                    first.name
                 ));
-                None
             }
         }
+        self.weigh(
+            "ADMIN_KEY",
+            keys.iter().map(|k| k.key.expose_secret().as_bytes()),
+        );
+        keys
     }
 
     pub fn secrets(&mut self, name: &str, hint: &str) -> Secrets {
@@ -74,6 +116,7 @@ impl<'a> Reader<'a> {
         if secrets.first().is_none() && self.problems.len() == problems {
             self.problems.push(format!("{name} is not set: {hint}"));
         }
+        self.weigh(name, secrets.values());
         secrets
     }
 
@@ -138,8 +181,7 @@ impl<'a> Reader<'a> {
 
     pub fn services(&mut self, post_call_key: Option<&SecretString>) -> Services {
         let ops_addr = self.address("OPS_ADDR", "127.0.0.1:9464");
-        let admin_keys = self.credential("ADMIN_KEY").unwrap_or_default();
-        let admin_keys = AdminKey::parse_all(&admin_keys);
+        let admin_keys = self.admin_keys();
         let database = self.database();
         let openmemory = self.openmemory();
         let two_tier = self.switch("USE_TWO_TIER", true);
@@ -216,7 +258,8 @@ impl<'a> Reader<'a> {
                 || part.contains('[')
                 || LEVELS.contains(&part.to_lowercase().as_str())
         };
-        if filter.split(',').map(str::trim).all(known) {
+        let is_filter = tracing_subscriber::EnvFilter::try_new(&filter).is_ok();
+        if is_filter && filter.split(',').map(str::trim).all(known) {
             return Some(filter);
         }
         self.warnings.push(format!(
@@ -236,10 +279,14 @@ impl<'a> Reader<'a> {
             Some(path) if !path.is_empty() && !path.contains('?') => path.into(),
             _ => {
                 // A database URL may hold a password: only its scheme is repeated.
-                let scheme = url.split(':').next().unwrap_or_default();
-                self.problems.push(format!(
-                    "DATABASE_URL begins with {scheme:?}; what is known is sqlite://path/to/file.db"
-                ));
+                self.problems.push(match url.split_once(':') {
+                    Some((scheme, _)) => format!(
+                        "DATABASE_URL begins with {scheme:?}; what is known is sqlite://path/to/file.db"
+                    ),
+                    None => "DATABASE_URL is no URL; for a file write sqlite:// and its path, such as \
+                             sqlite:///var/lib/elaoms/elaoms.db"
+                        .to_owned(),
+                });
                 PathBuf::new()
             }
         }

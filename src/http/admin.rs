@@ -62,7 +62,10 @@ pub(super) fn routes(state: AdminState) -> BoxedFilter<(Response,)> {
         .clone()
         .and(path!("audit"))
         .and(warp::get())
-        .then(async |operator: Operator| finish(audit::list(&operator)).await);
+        .and(warp::query())
+        .then(async |operator: Operator, wanted: audit::Wanted| {
+            finish(audit::list(&operator, wanted)).await
+        });
     callers::routes(&admin)
         .or(dead_letters::routes(&admin))
         .unify()
@@ -113,25 +116,35 @@ async fn finish(work: impl Future<Output = Result<Response, ApiError>>) -> Respo
         .unwrap_or_else(ApiError::into_response)
 }
 
-/// A caller id in a path: as webhooks carry it; or exactly as it is stored, if
-/// today's rules would not take it any more, or it begins with `=`.
+/// A caller of whom something may be kept: an id as webhooks carry it; or exactly
+/// as it is stored, if today's rules would not take it any more, or it begins
+/// with `=`.
 fn parse_caller(rules: &CallerRules, id: &str) -> Result<CallerId, ApiError> {
+    parse_ringing(rules, id).or_else(|error| {
+        let id = percent_decode_str(id).decode_utf8_lossy();
+        CallerId::from_stored(&id).ok_or(error)
+    })
+}
+
+/// A caller who can ring: an id as webhooks carry it, or with a `=` before it
+/// exactly as it is stored. What is mistyped or a placeholder is none.
+fn parse_ringing(rules: &CallerRules, id: &str) -> Result<CallerId, ApiError> {
     let unreadable = |e: &dyn std::fmt::Display| ApiError::Invalid(format!("the caller id: {e}"));
     let id = percent_decode_str(id).decode_utf8();
     let id = id.map_err(|e| unreadable(&e))?;
     if let Some(stored) = id.strip_prefix('=') {
         return CallerId::from_stored(stored).ok_or_else(|| unreadable(&"it is no caller id"));
     }
-    rules
-        .caller(&id)
-        .or_else(|error| CallerId::from_stored(&id).ok_or(error))
-        .map_err(|e| unreadable(&e))
+    rules.caller(&id).map_err(|e| unreadable(&e))
 }
 
 async fn invalidate(operator: Operator, id: String) -> Result<Response, ApiError> {
     let agent = AgentId::parse(&id).map_err(|e| ApiError::Invalid(format!("the agent id {e}")))?;
     let known = operator.state.agents.invalidate(&agent).await;
-    Ok(error::json(
-        &json!({"agent_id": agent, "invalidated": known}),
-    ))
+    let mut answer = json!({"agent_id": agent, "invalidated": known});
+    if !known {
+        answer["reason"] =
+            json!("no profile of this agent is kept: there was nothing to invalidate");
+    }
+    Ok(error::json(&answer))
 }

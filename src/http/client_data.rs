@@ -92,7 +92,7 @@ async fn ring(
     };
     if is_shared {
         // Who of them rings is not known yet.
-        log_events::ring_answered(&shown, agent, Recognition::Unknown);
+        log_events::ring_shared(&shown, agent);
         return (RingOutcome::NewCaller, defaults());
     }
     let view = published.view();

@@ -87,6 +87,9 @@ impl From<Rejection> for ApiError {
     fn from(rejection: Rejection) -> Self {
         if let Some(error) = rejection.find::<Self>() {
             error.clone()
+        } else if rejection.find::<warp::reject::InvalidQuery>().is_some() {
+            // Before the methods that other routes of this path take.
+            Self::Invalid("what stands behind the ? is not as expected".to_owned())
         } else if rejection.is_not_found() {
             Self::NotFound
         } else if rejection.find::<warp::reject::MethodNotAllowed>().is_some() {

@@ -73,6 +73,27 @@ impl Archive {
         Ok(archive)
     }
 
+    /// Opens the archive of a service, for a command of an operator: one that is
+    /// not there is not the service's.
+    ///
+    /// # Errors
+    /// If there is none, or as [`Self::open`].
+    pub fn open_existing(root: &Path) -> Result<Self> {
+        if !root.is_dir() {
+            return Err(StoreError::File(format!(
+                "there is no archive at {} (PAYLOAD_STORAGE_PATH)",
+                root.display()
+            )));
+        }
+        Self::open(root)
+    }
+
+    /// The archive's folder.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     fn path(&self, key: &EventKey) -> PathBuf {
         let stem = key.conversation_id.path_stem();
         let ending = match key.kind {
@@ -182,19 +203,22 @@ impl Archive {
     }
 
     /// Removes everything of these conversations, of the batch that is being
-    /// written too; returns how many files.
+    /// written too.
     ///
     /// # Errors
     /// If a file cannot be removed, or not in time.
-    pub async fn remove(&self, conversations: Vec<ConversationId>) -> Result<u64> {
+    pub async fn remove(&self, conversations: Vec<ConversationId>) -> Result<Removed> {
         let _turn = self.begin_batch().await?;
         let root = Arc::clone(&self.root);
         self.blocking(move || {
-            let mut removed = 0;
+            let mut removed = Removed::default();
             for conversation in conversations {
-                removed += remove_folder(&root, &conversation.path_stem())?;
+                match remove_folder(&root, &conversation.path_stem())? {
+                    0 => removed.without_files.push(conversation),
+                    files => removed.files += files,
+                }
             }
-            if removed > 0 {
+            if removed.files > 0 {
                 rustix::fs::syncfs(File::open(root)?)?;
             }
             Ok(removed)
@@ -281,6 +305,15 @@ impl Archive {
     ) -> Result<T> {
         blocking(&self.threads, work).await
     }
+}
+
+/// What [`Archive::remove`] found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Files that are gone now.
+    pub files: u64,
+    /// Conversations of which there was no file.
+    pub without_files: Vec<ConversationId>,
 }
 
 /// A recording that is being received, still in base64. Dropping it deletes it.

@@ -19,6 +19,8 @@ pub struct Receipt {
     /// The caller, masked.
     pub caller: String,
     pub erased_at: Timestamp,
+    /// Whether anything was kept of the caller.
+    pub found: bool,
     /// Whether there was a Tier 1.
     pub profile: bool,
     /// Agents that had a Tier 2.
@@ -43,6 +45,7 @@ impl Receipt {
         Self {
             caller: caller.masked(),
             erased_at: now,
+            found: false,
             profile: false,
             agents: 0,
             memories: 0,
@@ -56,6 +59,7 @@ impl Receipt {
 
     /// Adds what the databases held.
     pub fn add(&mut self, events: &ErasedEvents, memory: ErasedMemory) {
+        self.found |= memory != ErasedMemory::default() || *events != ErasedEvents::default();
         self.profile |= memory.profile;
         self.agents += memory.agents;
         self.memories += memory.memories;

@@ -177,6 +177,9 @@ pub struct ErasedEvents {
     pub events: Vec<EventId>,
     /// How many of them were dead letters.
     pub dead_letters: u64,
+    /// Calls whose body was archived, and when it was received; or since when
+    /// its files are known to be left.
+    pub archived: Vec<(ConversationId, Timestamp)>,
     /// Every call of the caller whose id is known: whose files are to go.
     pub conversations: Vec<ConversationId>,
     /// Marks of further calls, whose ids are not known.

@@ -133,6 +133,22 @@ impl SqliteDatabase {
         })
     }
 
+    /// As [`Self::open`], for commands that work on what a service keeps: none is
+    /// made where there is none.
+    ///
+    /// # Errors
+    /// If there is none, or as [`Self::open`].
+    pub fn open_existing(path: &Path) -> Result<Self> {
+        // What is missing where one was is refused there.
+        if !path.exists() && !integrity::examine(path)? {
+            return Err(StoreError::File(format!(
+                "there is no database at {} (DATABASE_URL); the service makes one at its first start",
+                path.display()
+            )));
+        }
+        Self::open(path)
+    }
+
     /// Runs `work` in the next transaction; returns once that is on disk.
     async fn write<T, F>(&self, work: F) -> Result<T>
     where
@@ -212,17 +228,16 @@ fn lock(path: &Path) -> Result<File> {
         .recursive(true)
         .mode(0o700)
         .create(folder)
-        .map_err(|e| StoreError::Unavailable(format!("cannot create {}: {e}", folder.display())))?;
+        .map_err(|e| StoreError::File(format!("cannot create {}: {e}", folder.display())))?;
     let lock_path = sibling(path, ".lock");
     let lock = private_file(&lock_path).map_err(|e| cannot_open(&lock_path, &e))?;
-    lock.try_lock().map_err(|_| {
-        StoreError::Unavailable(format!("{} is in use by another process", path.display()))
-    })?;
+    lock.try_lock()
+        .map_err(|_| StoreError::InUse(path.display().to_string()))?;
     Ok(lock)
 }
 
 fn cannot_open(path: &Path, error: &dyn std::fmt::Display) -> StoreError {
-    StoreError::Unavailable(format!(
+    StoreError::File(format!(
         "cannot open {} for writing: {error}",
         path.display()
     ))
@@ -246,7 +261,7 @@ fn sibling(path: &Path, suffix: &str) -> PathBuf {
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-        .map_err(|e| StoreError::Unavailable(format!("cannot open {}: {e}", path.display())))?;
+        .map_err(|e| StoreError::File(format!("cannot open {}: {e}", path.display())))?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)

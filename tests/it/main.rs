@@ -22,6 +22,7 @@ mod load;
 mod observability;
 mod openmemory;
 mod openmemory_stand_in;
+mod operators;
 mod overload;
 mod payloads;
 mod personal;

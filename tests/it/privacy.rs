@@ -590,10 +590,9 @@ async fn the_command_line_talks_to_the_service_or_else_to_the_store() {
     assert_eq!(service.query("SELECT count(*) FROM callers"), 0);
     let (status, text) = service.run(&["audit"]).await;
     assert_eq!(status, 0);
-    let who: Vec<bool> = ["admin", "command-line"]
-        .map(|who| text.contains(&format!("\"who\": \"{who}\"")))
-        .into();
-    assert_eq!(who, [true, true], "{text}");
+    for who in ["admin\"", "command-line:uid="] {
+        assert!(text.contains(&format!("\"who\": \"{who}")), "{text}");
+    }
     service.set("OPS_ADDR", "127.0.0.1:0");
     service.respawn().await;
     let ring = service.ring(CALLER, AGENT).await;
@@ -674,7 +673,7 @@ async fn an_erasure_that_goes_on_after_a_crash_takes_no_call_since_its_receipt()
         service.query("SELECT count(*) FROM pending_erasures") == 0
     })
     .await;
-    service.wait_for_log("that was broken off").await;
+    service.wait_for_log("is complete now").await;
     service.settle().await;
     // The last of them ended before this.
     service.crash_and_restart().await;

@@ -146,6 +146,10 @@ impl Service {
             .unwrap()
     }
 
+    pub fn settings(&self) -> &[(&'static str, String)] {
+        &self.settings
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 
-use super::{CONCURRENT, MAX_SHOWN, StoreName, progress};
+use super::{CONCURRENT, MAX_SHOWN, Output, StoreName, progress};
 use crate::domain::caller_id::CallerId;
 use crate::store::{CallerExport, MemoryStore, OpenMemoryStore, SqliteDatabase, SqliteMemoryStore};
 
@@ -22,6 +22,7 @@ pub(super) async fn run(
     database: &SqliteDatabase,
     openmemory: OpenMemoryStore,
     dry_run: bool,
+    output: &mut Output,
 ) -> Result<bool, String> {
     if from == to {
         return Err("--from and --to name the same store".into());
@@ -33,7 +34,8 @@ pub(super) async fn run(
         StoreName::Openmemory => &*openmemory,
     };
     let (source, target) = (store(from), store(to));
-    println!(
+    writeln!(
+        output,
         "From {} to {}",
         source.describe().await,
         target.describe().await
@@ -69,12 +71,12 @@ pub(super) async fn run(
     } else {
         "copied and verified"
     };
-    println!("callers read: {}", callers.len());
-    println!("{would}: {copied}, with {memories} memories");
-    println!("the same already: {same}");
-    println!("failed: {}", failed.len());
+    writeln!(output, "callers read: {}", callers.len());
+    writeln!(output, "{would}: {copied}, with {memories} memories");
+    writeln!(output, "the same already: {same}");
+    writeln!(output, "failed: {}", failed.len());
     for failure in failed.iter().take(MAX_SHOWN) {
-        println!("  {failure}");
+        writeln!(output, "  {failure}");
     }
     Ok(failed.is_empty() && copied + same == callers.len())
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::json;
 
 use super::{AdminState, ApiError, Response, error, finish, store_failed};
@@ -11,6 +12,20 @@ use crate::store::AuditEntry;
 
 /// Most entries listed.
 const MAX_ENTRIES: usize = 1_000;
+
+/// Which entries are wanted.
+#[derive(Deserialize)]
+pub(super) struct Wanted {
+    /// At most so many, the newest.
+    #[serde(default = "Wanted::all")]
+    limit: usize,
+}
+
+impl Wanted {
+    fn all() -> usize {
+        MAX_ENTRIES
+    }
+}
 
 /// Whoever made a request, by the name of the key.
 #[derive(Clone)]
@@ -63,8 +78,9 @@ impl Operator {
     }
 }
 
-pub(super) async fn list(operator: &Operator) -> Result<Response, ApiError> {
-    let entries = operator.state.register.audit_log(MAX_ENTRIES).await;
+pub(super) async fn list(operator: &Operator, wanted: Wanted) -> Result<Response, ApiError> {
+    let limit = wanted.limit.min(MAX_ENTRIES);
+    let entries = operator.state.register.audit_log(limit).await;
     let entries = entries.map_err(|e| store_failed(&e))?;
     Ok(error::json(&json!({"entries": entries})))
 }

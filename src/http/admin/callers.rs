@@ -9,12 +9,16 @@ use warp::filters::BoxedFilter;
 use warp::{Filter, path};
 
 use super::audit::Operator;
-use super::{AdminState, ApiError, Response, error, finish, parse_caller, store_failed};
+use super::{AdminState, ApiError, Response, error, parse_caller, parse_ringing, store_failed};
 use crate::actors::{CallerError, SessionError};
 use crate::domain::caller_id::CallerId;
+use crate::domain::caller_rules::CallerRules;
 use crate::domain::name::CallerName;
 use crate::http::body;
 
+/// What the rules for names come to, for an operator who typed one.
+const NOT_A_NAME: &str = "this is no name that may be spoken: at most three words of letters, besides \
+     titles (Dr.) and particles (van), no digits or symbols, no placeholder, and no words of an order";
 const NO_SUCH_CALLER: ApiError = ApiError::NoSuchThing("no such caller");
 
 impl From<CallerError> for ApiError {
@@ -41,10 +45,18 @@ type State = Arc<AdminState>;
 
 pub(super) fn routes(admin: &BoxedFilter<(Operator,)>) -> BoxedFilter<(Response,)> {
     let caller = || admin.clone().and(path!("callers" / String / ..));
-    let show = caller()
-        .and(warp::path::end())
-        .and(warp::get())
-        .then(async |operator: Operator, id: String| finish(show(&operator, &id)).await);
+    let show = caller().and(warp::path::end()).and(warp::get()).then(
+        async |operator: Operator, id: String| operator.about(&id, "show caller", show).await,
+    );
+    let decisions =
+        admin
+            .clone()
+            .and(path!("callers"))
+            .and(warp::get())
+            .then(async |operator: Operator| {
+                let work = decisions(Arc::clone(&operator.state));
+                operator.act("list decisions", String::new(), work).await
+            });
     let export = caller().and(path!("export")).and(warp::get()).then(
         async |operator: Operator, id: String| operator.about(&id, "export caller", export).await,
     );
@@ -72,12 +84,16 @@ pub(super) fn routes(admin: &BoxedFilter<(Operator,)>) -> BoxedFilter<(Response,
             },
         );
     let opt_out = caller().and(path!("opt-out")).and(warp::put()).then(
-        async |operator: Operator, id: String| operator.about(&id, "opt caller out", opt_out).await,
+        async |operator: Operator, id: String| {
+            operator.about_ringing(&id, "opt caller out", opt_out).await
+        },
     );
     let opt_in = caller().and(path!("opt-out")).and(warp::delete()).then(
         async |operator: Operator, id: String| operator.about(&id, "opt caller in", opt_in).await,
     );
-    show.or(export)
+    show.or(decisions)
+        .unify()
+        .or(export)
         .unify()
         .or(erase)
         .unify()
@@ -98,7 +114,7 @@ fn identity(admin: &BoxedFilter<(Operator,)>) -> BoxedFilter<(Response,)> {
     let share = caller().and(path!("shared")).and(warp::put()).then(
         async |operator: Operator, id: String| {
             let share = |state, caller| set_shared(state, caller, true);
-            operator.about(&id, "share number", share).await
+            operator.about_ringing(&id, "share number", share).await
         },
     );
     let unshare = caller().and(path!("shared")).and(warp::delete()).then(
@@ -115,7 +131,7 @@ fn identity(admin: &BoxedFilter<(Operator,)>) -> BoxedFilter<(Response,)> {
             async |operator: Operator, id: String, body| match body::read_small(body).await {
                 Ok(body) => {
                     let link = |state, caller| link(state, caller, body);
-                    operator.about(&id, "link number", link).await
+                    operator.about_ringing(&id, "link number", link).await
                 }
                 Err(error) => error.into_response(),
             },
@@ -133,8 +149,12 @@ fn identity(admin: &BoxedFilter<(Operator,)>) -> BoxedFilter<(Response,)> {
         .boxed()
 }
 
+/// How a caller id is read.
+type Parse = fn(&CallerRules, &str) -> Result<CallerId, ApiError>;
+
 impl Operator {
-    /// Does something about a caller, and writes it down.
+    /// Does something about a caller of whom something may be kept, and writes it
+    /// down.
     async fn about<F>(
         &self,
         id: &str,
@@ -144,7 +164,33 @@ impl Operator {
     where
         F: Future<Output = Result<Response, ApiError>> + Send + 'static,
     {
-        match parse_caller(&self.state.caller_rules, id) {
+        self.about_parsed(parse_caller, id, action, work).await
+    }
+
+    /// Decides something about a caller who can ring, and writes it down.
+    async fn about_ringing<F>(
+        &self,
+        id: &str,
+        action: &'static str,
+        work: impl FnOnce(State, CallerId) -> F,
+    ) -> Response
+    where
+        F: Future<Output = Result<Response, ApiError>> + Send + 'static,
+    {
+        self.about_parsed(parse_ringing, id, action, work).await
+    }
+
+    async fn about_parsed<F>(
+        &self,
+        parse: Parse,
+        id: &str,
+        action: &'static str,
+        work: impl FnOnce(State, CallerId) -> F,
+    ) -> Response
+    where
+        F: Future<Output = Result<Response, ApiError>> + Send + 'static,
+    {
+        match parse(&self.state.caller_rules, id) {
             Ok(caller) => {
                 let subject = caller.masked();
                 let work = work(Arc::clone(&self.state), caller);
@@ -159,10 +205,13 @@ fn answer(value: &impl Serialize) -> Result<Response, ApiError> {
     Ok(error::json(value))
 }
 
-async fn show(operator: &Operator, id: &str) -> Result<Response, ApiError> {
-    let caller = parse_caller(&operator.state.caller_rules, id)?;
-    let report = operator.state.callers.show(&caller).await?;
+async fn show(state: State, caller: CallerId) -> Result<Response, ApiError> {
+    let report = state.callers.show(&caller).await?;
     report.map_or(Err(NO_SUCH_CALLER), |report| answer(&report))
+}
+
+async fn decisions(state: State) -> Result<Response, ApiError> {
+    answer(&state.callers.decisions())
 }
 
 async fn export(state: State, caller: CallerId) -> Result<Response, ApiError> {
@@ -179,7 +228,23 @@ async fn erase(
 }
 
 async fn opt_out(state: State, caller: CallerId) -> Result<Response, ApiError> {
-    answer(&state.callers.opt_out(&caller).await?)
+    let receipt = state.callers.opt_out(&caller).await?;
+    let mut receipt = serde_json::to_value(receipt).map_err(|_| ApiError::Internal)?;
+    if receipt["found"] == false {
+        receipt["remark"] = json!(remark_on_unknown(&caller));
+    }
+    answer(&receipt)
+}
+
+/// A decision about somebody who has not called yet is taken, but may as well be
+/// one about a mistyped number.
+fn remark_on_unknown(caller: &CallerId) -> String {
+    let plus = if caller.as_str().starts_with(|c: char| c.is_ascii_digit()) {
+        "; a number without + is another caller than the same with +"
+    } else {
+        ""
+    };
+    format!("decided, though nobody is known under this id yet{plus}")
 }
 
 async fn opt_in(state: State, caller: CallerId) -> Result<Response, ApiError> {
@@ -188,8 +253,13 @@ async fn opt_in(state: State, caller: CallerId) -> Result<Response, ApiError> {
 }
 
 async fn set_shared(state: State, caller: CallerId, shared: bool) -> Result<Response, ApiError> {
+    let known = !shared || state.callers.is_known(&caller).await?;
     state.callers.share(&caller, shared).await?;
-    answer(&json!({"shared": shared}))
+    let mut done = json!({"shared": shared});
+    if !known {
+        done["remark"] = json!(remark_on_unknown(&caller));
+    }
+    answer(&done)
 }
 
 async fn unlink(state: State, alias: CallerId) -> Result<Response, ApiError> {
@@ -203,7 +273,7 @@ async fn rename(state: State, caller: CallerId, body: Bytes) -> Result<Response,
         name: String,
     }
     let Request { name } = serde_json::from_slice(&body)?;
-    let name = CallerName::parse(&name).map_err(|e| ApiError::Invalid(format!("the name {e}")))?;
+    let name = CallerName::parse(&name).map_err(|_| ApiError::Invalid(NOT_A_NAME.to_owned()))?;
     let profile = state.callers.rename(&caller, name).await?;
     let profile = profile.ok_or(NO_SUCH_CALLER)?;
     answer(&json!({"phone_number": profile.phone_number.as_str(), "name": profile.name}))

@@ -73,9 +73,15 @@ async fn retry(operator: Operator, id: i64) -> Result<Response, ApiError> {
     if revived.map_err(|e| store_failed(&e))? {
         Ok(error::json(&json!({"id": id, "status": "queued"})))
     } else {
-        Err(ApiError::NoSuchThing(
-            "no dead letter of a known type with this id",
-        ))
+        let found = operator.state.inbox.dead_letter(EventId(id)).await;
+        Err(match found.map_err(|e| store_failed(&e))? {
+            Some(_) => ApiError::Invalid(
+                "this dead letter is no event that can be worked on (its kind is unknown): read or \
+                 discard it"
+                    .to_owned(),
+            ),
+            None => NO_SUCH_LETTER,
+        })
     }
 }
 

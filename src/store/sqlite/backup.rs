@@ -52,7 +52,7 @@ pub fn back_up(
     mut progress: impl FnMut(Progress),
 ) -> Result<Contents> {
     if is_part_of(file, database) {
-        return Err(unavailable(
+        return Err(unusable(
             file,
             "cannot be the backup",
             &"it belongs to the database itself",
@@ -62,13 +62,13 @@ pub fn back_up(
         return Err(already_there(file));
     }
     if !examine(database)? {
-        return Err(unavailable(
+        return Err(unusable(
             database,
             "cannot be backed up",
             &"there is no such file",
         ));
     }
-    let partial = Partial::create(sibling(file, ".partial"))?;
+    let partial = Partial::create(file, ".partial")?;
     copy_pages(database, &partial.path, &mut progress)?;
     progress(Progress::Verifying);
     let contents = verify(&single_file(&partial.path)?)?;
@@ -88,7 +88,7 @@ pub fn restore(
     mut progress: impl FnMut(Progress),
 ) -> Result<Restored> {
     if is_part_of(file, database) {
-        return Err(unavailable(
+        return Err(unusable(
             file,
             "cannot be restored",
             &"it belongs to the database itself",
@@ -97,14 +97,19 @@ pub fn restore(
     // A database in use changes while it is copied.
     let in_use = |lock: File| lock.try_lock().is_err();
     if File::open(sibling(file, ".lock")).is_ok_and(in_use) {
-        return Err(unavailable(
+        return Err(unusable(
             file,
             "cannot be restored",
             &"it is in use; make a backup of it first",
         ));
     }
-    let _lock = lock(database)?;
-    let partial = Partial::create(sibling(database, RESTORING))?;
+    // Before anything is made beside the database.
+    File::open(file).map_err(|e| unusable(file, "cannot be read", &e))?;
+    let _lock = lock(database).map_err(|e| {
+        let why = format!("{e}; stop it first");
+        unusable(file, "is not restored", &why)
+    })?;
+    let partial = Partial::create(database, RESTORING)?;
     let log = sibling(&partial.path, "-wal");
     copy_bytes(file, &partial.path, &mut progress)?;
     // What was copied with other tools may have a log that belongs to it.
@@ -113,10 +118,8 @@ pub fn restore(
     }
     progress(Progress::Verifying);
     let described = |e: StoreError| match e {
-        StoreError::Unavailable(why) | StoreError::Corrupt(why) => {
-            unavailable(file, "cannot be restored", &why)
-        }
-        StoreError::Erased => e,
+        StoreError::Corrupt(why) => unusable(file, "cannot be restored", &why),
+        other => unusable(file, "cannot be restored", &other),
     };
     let copy = single_file(&partial.path).map_err(described);
     let verified = copy.and_then(|copy| {
@@ -161,7 +164,7 @@ fn copy_pages(from: &Path, to: &Path, progress: &mut impl FnMut(Progress)) -> Re
             StepResult::Done => return Ok(()),
             StepResult::More => {}
             _ => {
-                return Err(unavailable(
+                return Err(unusable(
                     from,
                     "cannot be read",
                     &"another process holds it locked",
@@ -190,8 +193,8 @@ fn forget_index(db: &Connection) -> Result<()> {
 }
 
 fn copy_bytes(from: &Path, to: &Path, progress: &mut impl FnMut(Progress)) -> Result<()> {
-    let unreadable = |e: std::io::Error| unavailable(from, "cannot be read", &e);
-    let unwritable = |e: std::io::Error| unavailable(to, "cannot be written", &e);
+    let unreadable = |e: std::io::Error| unusable(from, "cannot be read", &e);
+    let unwritable = |e: std::io::Error| unusable(to, "cannot be written", &e);
     let mut source = File::open(from).map_err(unreadable)?;
     let total = source.metadata().map_err(unreadable)?.len();
     let mut target = super::private_file(to).map_err(unwritable)?;
@@ -219,7 +222,7 @@ fn set_aside(database: &Path) -> Result<Option<PathBuf>> {
         match rename_new(&from, &sibling(&kept, suffix)) {
             Ok(()) => moved = true,
             Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(e) => return Err(unavailable(&from, "cannot be renamed", &e)),
+            Err(e) => return Err(unusable(&from, "cannot be renamed", &e)),
         }
     }
     // SQLite builds it anew from the log.
@@ -236,8 +239,10 @@ struct Partial {
 }
 
 impl Partial {
-    fn create(path: PathBuf) -> Result<Self> {
-        let unwritable = |e: std::io::Error| unavailable(&path, "cannot be written", &e);
+    /// Made beside the file that it is to become, with a suffix of its own.
+    fn create(target: &Path, suffix: &str) -> Result<Self> {
+        let path = sibling(target, suffix);
+        let unwritable = |e: std::io::Error| unusable(target, "cannot be written", &e);
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -246,8 +251,8 @@ impl Partial {
             .open(&path)
             .map_err(unwritable)?;
         if file.try_lock().is_err() {
-            return Err(unavailable(
-                &path,
+            return Err(unusable(
+                target,
                 "cannot be written",
                 &"another process does so",
             ));
@@ -259,7 +264,7 @@ impl Partial {
 
     /// Once this returns, the file has survived a power loss.
     fn become_file(self, path: &Path, replace: bool) -> Result<()> {
-        let unwritable = |e: std::io::Error| unavailable(path, "cannot be written", &e);
+        let unwritable = |e: std::io::Error| unusable(path, "cannot be written", &e);
         self.file.sync_all().map_err(unwritable)?;
         if replace {
             fs::rename(&self.path, path).map_err(unwritable)?;
@@ -306,7 +311,7 @@ fn give_to_owner_of_folder(path: &Path) -> Result<()> {
         }
         chown(path, Some(owner.uid()), Some(owner.gid()))
     });
-    given.map_err(|e| unavailable(path, "cannot be given to the service's user", &e))
+    given.map_err(|e| unusable(path, "cannot be given to the service's user", &e))
 }
 
 /// Whether it is the database or one of the files that belong to it.
@@ -325,13 +330,13 @@ fn is_part_of(file: &Path, database: &Path) -> bool {
 }
 
 fn already_there(file: &Path) -> StoreError {
-    unavailable(
+    unusable(
         file,
         "is not overwritten",
         &"it exists; choose another name, or use --force",
     )
 }
 
-fn unavailable(path: &Path, what: &str, why: &dyn std::fmt::Display) -> StoreError {
-    StoreError::Unavailable(format!("{} {what}: {why}", path.display()))
+fn unusable(path: &Path, what: &str, why: &dyn std::fmt::Display) -> StoreError {
+    StoreError::File(format!("{} {what}: {why}", path.display()))
 }

@@ -47,7 +47,7 @@ pub struct Contents {
 /// If it is no whole database, or is missing where one was.
 pub(super) fn examine(path: &Path) -> Result<bool> {
     let unusable = |why: &dyn std::fmt::Display| {
-        StoreError::Unavailable(format!(
+        StoreError::File(format!(
             "{} cannot be used as the database: {why}. Nothing was changed. Put a backup in its place with: \
              elaoms restore FILE",
             path.display()
@@ -150,7 +150,7 @@ pub(super) fn schema_version(db: &Connection) -> rusqlite::Result<u32> {
 /// That this program knows the schema.
 pub(super) fn known(schema: u32) -> Result<()> {
     if schema as usize > MIGRATIONS.len() {
-        return Err(StoreError::Unavailable(format!(
+        return Err(StoreError::File(format!(
             "the database has schema version {schema}, this program knows {} and older",
             MIGRATIONS.len()
         )));

@@ -83,26 +83,40 @@ fn remove(
     unknown: &[EventId],
     now: Timestamp,
 ) -> Result<ErasedEvents> {
-    let sql = "SELECT id, state, conversation_id FROM inbox WHERE caller = ?1";
+    let sql =
+        "SELECT id, state, conversation_id, archived, received_at FROM inbox WHERE caller = ?1";
     let rows = query(db, sql, [caller.as_str()], |row| {
         let (state, conversation): (String, Option<String>) =
             (row.get("state")?, row.get("conversation_id")?);
         let conversation = conversation.and_then(|id| ConversationId::parse(&id).ok());
-        Ok((EventId(row.get("id")?), state == "dead", conversation))
+        let archived: bool = row.get("archived")?;
+        let archived = archived
+            .then(|| rows::time(row, "received_at"))
+            .transpose()?;
+        Ok((
+            EventId(row.get("id")?),
+            state == "dead",
+            conversation,
+            archived,
+        ))
     })?;
     let mut erased = ErasedEvents {
         conversations: known.conversations.clone(),
         ..ErasedEvents::default()
     };
-    let unknown = unknown.iter().map(|id| (*id, true, None));
-    for (id, is_dead, conversation) in rows.into_iter().chain(unknown) {
+    let unknown = unknown.iter().map(|id| (*id, true, None, None));
+    for (id, is_dead, conversation, archived) in rows.into_iter().chain(unknown) {
         erased.dead_letters += u64::from(is_dead);
+        erased.archived.extend(conversation.clone().zip(archived));
         erased.conversations.extend(conversation);
         erased.events.push(id);
         db.prepare_cached("DELETE FROM inbox WHERE id = ?1")?
             .execute([id.0])?;
     }
     let (begun, _) = register::pending_erasure(db, caller)?;
+    // Their files are still to be found.
+    let left = begun.iter().map(|conversation| (conversation.clone(), now));
+    erased.archived.extend(left);
     erased.conversations.extend(begun);
     erased.conversations.sort();
     erased.conversations.dedup();
