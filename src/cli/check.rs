@@ -4,12 +4,13 @@
 //! status is 0 only if every check passed.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
-use super::load;
 use super::output::Output;
+use super::{admin, load};
 use crate::app::memory_store;
 use crate::clients::{ElevenLabs, ElevenLabsError, OpenAi, OpenAiError};
 use crate::config::{Config, Environment, Services};
@@ -19,6 +20,9 @@ use crate::domain::greeting::Greeting;
 use crate::domain::ids::AgentId;
 use crate::domain::prompt::GreetingPrompt;
 use crate::store::{Archive, Ledger, SqliteDatabase, SqliteLedger, StoreError};
+
+/// Longest wait for a running service, whose readiness waits for its stores.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArguments {
@@ -204,17 +208,10 @@ async fn agent(services: &Services, id: &str) -> Outcome {
 async fn memory(services: &Services) -> Outcome {
     const REMEDY: &str = "see to the file or folder that is named: DATABASE_URL and PAYLOAD_STORAGE_PATH say where \
          they are; they need write permission and free space";
-    const IN_USE: &str = "a running service holds its database: ask its /health/ready instead";
     const OPENMEMORY_REMEDY: &str =
         "verify that OpenMemory is running and that OPENMEMORY_PORT and OPENMEMORY_KEY are correct";
     const TLS: &str = "check the system's TLS certificates";
-    let failed = |e: StoreError| {
-        let remedy = match e {
-            StoreError::InUse(_) => IN_USE,
-            _ => REMEDY,
-        };
-        (e.to_string(), remedy)
-    };
+    let failed = |e: StoreError| (e.to_string(), REMEDY);
     // A check makes nothing where only a service should: it is tried elsewhere.
     let nothing_yet = !services.database.exists() && !services.archive.exists();
     let elsewhere = tempfile::tempdir()
@@ -235,6 +232,9 @@ async fn memory(services: &Services) -> Outcome {
             services.archive.display()
         );
         let database = SqliteDatabase::open_existing(&services.database);
+        if let Err(StoreError::InUse(_)) = database {
+            return running(services).await;
+        }
         (database, Archive::open_existing(&services.archive), places)
     };
     let (database, archive) = (database.map_err(failed)?, archive.map_err(failed)?);
@@ -253,4 +253,35 @@ async fn memory(services: &Services) -> Outcome {
     })?;
     archive.check_writable().await.map_err(failed)?;
     Ok(format!("memories are in {described}; {places}"))
+}
+
+/// A running service holds its database, and checks it itself.
+async fn running(services: &Services) -> Outcome {
+    let addr = admin::reachable(services.ops_addr);
+    let asked = async {
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(TIMEOUT)
+            .build()?;
+        let response = client
+            .get(format!("http://{addr}/health/ready"))
+            .send()
+            .await?;
+        Ok::<_, reqwest::Error>(response.status().is_success())
+    };
+    let held = format!(
+        "{} is held by a running service",
+        services.database.display()
+    );
+    match asked.await {
+        Ok(true) => Ok(format!("{held}, which is ready")),
+        Ok(false) => Err((
+            format!("{held}, which is not ready"),
+            "see what its /health/ready says",
+        )),
+        Err(_) => Err((
+            format!("{held}, which does not answer at {addr}"),
+            "set OPS_ADDR to where it answers, or stop it",
+        )),
+    }
 }
