@@ -260,7 +260,7 @@ async fn an_authentic_body_that_is_no_event_is_kept() {
         .unwrap();
     assert_eq!(
         retried.status(),
-        404,
+        422,
         "what cannot be read cannot be retried"
     );
 }
