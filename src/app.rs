@@ -22,8 +22,7 @@ use crate::http::{self, AdminState, Connections, Limits, OpsState, PublicState};
 use crate::metric_definitions::Metrics;
 use crate::secrets::AdminKey;
 use crate::store::{
-    Archive, Ledger, MemoryStore, OpenMemoryStore, Register, SqliteDatabase, SqliteLedger,
-    SqliteMemoryStore, SqliteRecordIndex, SqliteRegister,
+    Archive, Database, MemoryStore, OpenMemoryStore, Register, SqliteDatabase, SqliteRecordIndex,
 };
 
 /// How long open requests may take after a stop was asked for.
@@ -56,7 +55,7 @@ pub enum AppError {
 /// Everything behind the listeners.
 struct Parts {
     system: ActorSystem,
-    database: SqliteDatabase,
+    database: Database,
     register: Arc<dyn Register>,
     metrics: Arc<Metrics>,
     rendered: PrometheusHandle,
@@ -69,16 +68,15 @@ impl Parts {
         let (metrics, rendered) = Metrics::new();
         let metrics = Arc::new(metrics);
         let (database, archive) = if works {
-            let database = SqliteDatabase::open(&services.database)?;
+            let database = Database::open(&services.database).await?;
             (database, Archive::open(&services.archive)?)
         } else {
             // Made for nothing but a command, an empty one would answer it with
             // "nothing is kept", whatever is kept elsewhere.
-            let database = SqliteDatabase::open_existing(&services.database)?;
+            let database = Database::open_existing(&services.database).await?;
             (database, Archive::open_existing(&services.archive)?)
         };
-        let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::new(database.clone()));
-        let register: Arc<dyn Register> = Arc::new(SqliteRegister::new(database.clone()));
+        let (ledger, register) = (database.ledger(), database.register());
         let store = memory_store(services, &database)?;
         // Beside the start: the store may be down, or have an index to rebuild.
         let described = Arc::clone(&store);
@@ -182,7 +180,7 @@ pub struct App {
     /// Where metrics and health are.
     pub ops_addr: SocketAddr,
     system: ActorSystem,
-    database: SqliteDatabase,
+    database: Database,
     stop_public: CancellationToken,
     stop_ops: CancellationToken,
     public: JoinHandle<()>,
@@ -213,7 +211,8 @@ impl App {
             ..
         } = parts;
         metrics.sessions_max.set(services.sessions.most as f64);
-        measure_storage(&services.database, &metrics);
+        let file = services.database.file().map(Path::to_owned);
+        measure_storage(file.as_deref(), &metrics);
         let measured = Arc::clone(&metrics);
         let limits = Limits::public();
         let public_routes = http::routes(PublicState {
@@ -253,7 +252,7 @@ impl App {
             loop {
                 tokio::time::sleep(UPKEEP).await;
                 upkeep.run_upkeep();
-                measure_storage(&services.database, &measured);
+                measure_storage(file.as_deref(), &measured);
             }
         }));
         Ok(Self {
@@ -301,12 +300,19 @@ impl App {
 /// If no TLS can be set up.
 pub fn memory_store(
     services: &Services,
-    database: &SqliteDatabase,
+    database: &Database,
 ) -> Result<Arc<dyn MemoryStore>, reqwest::Error> {
-    Ok(match services.openmemory.clone() {
-        Some((url, key)) if services.two_tier => Arc::new(openmemory_store(url, key, database)?),
-        Some((url, key)) => Arc::new(openmemory_store(url, key, database)?.with_legacy_profiles()),
-        None => Arc::new(SqliteMemoryStore::new(database.clone())),
+    Ok(match (services.openmemory.clone(), database) {
+        (Some((url, key)), Database::Sqlite(file)) => {
+            let store = openmemory_store(url, key, file)?;
+            if services.two_tier {
+                Arc::new(store)
+            } else {
+                Arc::new(store.with_legacy_profiles())
+            }
+        }
+        // The configuration allows no OpenMemory beside PostgreSQL.
+        _ => database.memory_store(),
     })
 }
 
@@ -323,9 +329,13 @@ pub fn openmemory_store(
     Ok(OpenMemoryStore::new(OpenMemory::new(url, key)?, index))
 }
 
-/// How full the disk of the database is. Two system calls on a local disk.
+/// How full the disk of the database is, if that is a file. Two system calls on a
+/// local disk.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-fn measure_storage(database: &Path, metrics: &Metrics) {
+fn measure_storage(database: Option<&Path>, metrics: &Metrics) {
+    let Some(database) = database else {
+        return;
+    };
     match rustix::fs::statvfs(database) {
         Ok(disk) => {
             metrics

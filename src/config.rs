@@ -19,6 +19,7 @@ use crate::clients::OpenAiOptions;
 use crate::domain::caller_rules::CallerRules;
 use crate::http::TrustedProxies;
 use crate::secrets::{AdminKey, Secrets};
+use crate::store::DatabaseUrl;
 use crate::telemetry::{CallerIdFormat, LogFormat};
 
 pub use environment::Environment;
@@ -50,8 +51,8 @@ pub struct Services {
     pub ops_addr: SocketAddr,
     /// `ADMIN_KEY`
     pub admin_keys: Vec<AdminKey>,
-    /// Path of the SQLite file, from `DATABASE_URL`.
-    pub database: PathBuf,
+    /// `DATABASE_URL`
+    pub database: DatabaseUrl,
     /// `OPENMEMORY_PORT` as a URL, and `OPENMEMORY_KEY`; `None` if the memories
     /// are in the database.
     pub openmemory: Option<(String, Option<SecretString>)>,

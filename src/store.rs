@@ -1,7 +1,8 @@
 //! What is kept: a trait for each nature that it has.
 //!
 //! - [`Ledger`]: the durable inbox, dead letters and agent profiles. Always a
-//!   SQL database of our own.
+//!   SQL database of our own ([`Database`]): SQLite for one instance, PostgreSQL
+//!   for several.
 //! - [`Register`]: what operators decided about callers, and what they did.
 //!   Beside the ledger.
 //! - [`MemoryStore`]: both tiers and the memories of callers. A SQL database,
@@ -13,23 +14,30 @@
 //! Nothing here knows of actors or HTTP.
 
 mod archive;
+mod database;
 mod erasure;
 mod ledger;
 mod memory;
 mod openmemory;
+mod postgres;
 mod register;
 mod report;
 mod sqlite;
 mod transfer;
 
 pub use archive::{Archive, AudioSpool, BatchTurn, Removed};
+pub use database::{Database, DatabaseUrl};
 pub use erasure::{Erasure, Receipt, erase};
 pub use ledger::{
-    Accepted, Claimed, DeadLetter, ErasedEvents, EventId, InboxEvent, InboxStats, LONGEST_PAUSE,
-    Ledger, NewEvent, RetryCause, Settled, Settlement, Stage, StoredAgent, Unarchived,
+    Accepted, Claim, Claimed, DeadLetter, ErasedEvents, EventId, InboxEvent, InboxStats,
+    LONGEST_PAUSE, Ledger, NewEvent, RetryCause, Settled, Settlement, Stage, StoredAgent,
+    Unarchived,
 };
 pub use memory::{ErasedMemory, KnownCalls, MemoryStore};
 pub use openmemory::{Adopted, OpenMemoryStore};
+pub use postgres::{
+    Clock, PostgresDatabase, PostgresLedger, PostgresMemoryStore, PostgresRegister,
+};
 pub use register::{AuditEntry, Decision, PendingErasure, Register};
 pub use report::{CallerReport, DecisionsReport, ShownCaller};
 pub use sqlite::{
@@ -56,10 +64,22 @@ pub enum StoreError {
     /// The call was erased: nothing of it is taken any more.
     #[error("the call was erased")]
     Erased,
+    /// Another instance works on the event now.
+    #[error("another instance has taken the event over")]
+    TakenOver,
 }
 
 /// Result of a store operation.
 pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// Whether `id` stands in a text, and is not the beginning of a longer one.
+fn names(text: &[u8], id: &str) -> bool {
+    let id = id.as_bytes();
+    text.windows(id.len()).enumerate().any(|(at, window)| {
+        let next = text.get(at + id.len());
+        window == id && !next.is_some_and(u8::is_ascii_alphanumeric)
+    })
+}
 
 /// The folder that a file is in.
 fn folder_of(path: &std::path::Path) -> &std::path::Path {

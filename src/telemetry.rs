@@ -88,14 +88,15 @@ pub fn init(format: LogFormat, filter: Option<&str>) -> WorkerGuard {
         // Lines that come together are written together.
         .finish(BufWriter::with_capacity(64 * 1024, std::io::stdout()));
     let wanted = filter.unwrap_or("info");
-    // The actor runtime opens a span for each actor; of no use in our logs.
-    let quiet = if wanted.contains("ractor") {
-        String::new()
-    } else {
-        ",ractor=warn".to_owned()
-    };
+    // The actor runtime opens a span for each actor, the PostgreSQL client tells
+    // every notice; of no use in our logs.
+    let quiet: String = ["ractor", "sqlx"]
+        .into_iter()
+        .filter(|module| !wanted.contains(module))
+        .map(|module| format!(",{module}=warn"))
+        .collect();
     let filter = EnvFilter::try_new(format!("{wanted}{quiet}"))
-        .unwrap_or_else(|_| EnvFilter::new("info,ractor=warn"));
+        .unwrap_or_else(|_| EnvFilter::new("info,ractor=warn,sqlx=warn"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer);

@@ -20,7 +20,7 @@ use crate::domain::ids::ConversationId;
 use crate::domain::name::CallerName;
 use crate::domain::profile::UniversalProfile;
 use crate::store::{
-    Archive, AuditEntry, CallerReport, Decision, DecisionsReport, Erasure, MemoryStore,
+    Archive, AuditEntry, CallerReport, Decision, DecisionsReport, Erasure, Ledger, MemoryStore,
     PendingErasure, Receipt, Register, ShownCaller, StoreError,
 };
 
@@ -61,6 +61,8 @@ pub struct Callers {
     pub(super) directory: Directory,
     pub(super) store: Arc<dyn MemoryStore>,
     pub(super) register: Arc<dyn Register>,
+    /// Says which instance goes on with what was broken off.
+    pub(super) ledger: Arc<dyn Ledger>,
     pub(super) archive: Archive,
     pub(super) lanes: Lanes,
     pub(super) calls: ParsedCalls,
@@ -80,7 +82,7 @@ impl Callers {
     /// # Errors
     /// If the store fails.
     pub async fn show(&self, caller: &CallerId) -> Result<Option<ShownCaller>, CallerError> {
-        let person = self.directory.person(caller);
+        let person = self.directory.confirmed_person(caller).await?;
         let view = self.sessions.open(&person, None).await?.view();
         let report = view.profile.as_ref().map(|profile| {
             let states = view.states.iter();
@@ -95,7 +97,7 @@ impl Callers {
     /// # Errors
     /// If the store fails.
     pub async fn export(&self, caller: &CallerId) -> Result<Option<ShownCaller>, CallerError> {
-        let person = self.directory.person(caller);
+        let person = self.directory.confirmed_person(caller).await?;
         let report = match self.store.export(&person).await? {
             Some(export) => {
                 let calls = self.store.calls(&person).await?;
@@ -115,9 +117,12 @@ impl Callers {
     }
 
     /// Every decision in force.
-    #[must_use]
-    pub fn decisions(&self) -> DecisionsReport {
-        DecisionsReport::of(&self.directory.standings())
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn decisions(&self) -> Result<DecisionsReport, CallerError> {
+        self.directory.catch_up().await?;
+        Ok(DecisionsReport::of(&self.directory.standings()))
     }
 
     /// Whether a caller is known.
@@ -125,7 +130,7 @@ impl Callers {
     /// # Errors
     /// If the store fails.
     pub async fn is_known(&self, caller: &CallerId) -> Result<bool, CallerError> {
-        let person = self.directory.person(caller);
+        let person = self.directory.confirmed_person(caller).await?;
         let view = self.sessions.open(&person, None).await?.view();
         Ok(view.profile.is_some())
     }
@@ -139,7 +144,7 @@ impl Callers {
         caller: &CallerId,
         name: CallerName,
     ) -> Result<Option<UniversalProfile>, CallerError> {
-        let person = self.directory.person(caller);
+        let person = self.directory.confirmed_person(caller).await?;
         Ok(self.sessions.rename(&person, name).await?)
     }
 
@@ -153,7 +158,7 @@ impl Callers {
         caller: &CallerId,
         at_elevenlabs: bool,
     ) -> Result<Receipt, CallerError> {
-        let person = self.directory.person(caller);
+        let person = self.directory.confirmed_person(caller).await?;
         let mut receipt = Receipt::new(&person, Timestamp::now());
         // That two numbers are one person's is known of the person, too.
         let standings = self.directory.standings();
@@ -274,7 +279,7 @@ impl Callers {
     /// # Errors
     /// If a database fails: then it has to be asked for again.
     pub async fn opt_out(&self, caller: &CallerId) -> Result<Receipt, CallerError> {
-        let person = self.directory.person(caller);
+        let person = self.directory.confirmed_person(caller).await?;
         let standings = self.directory.standings();
         let numbers = standings.numbers_of(&person);
         // First, so that no call comes in between.
@@ -292,7 +297,7 @@ impl Callers {
     pub async fn opt_in(&self, caller: &CallerId) -> Result<(), CallerError> {
         // An erasure that a store has still to take part in is ended first:
         // resumed later, it would take what is said from now on.
-        let person = self.directory.person(caller);
+        let person = self.directory.confirmed_person(caller).await?;
         let pending = self.register.pending_erasures().await?;
         if pending.iter().any(|p| p.caller == person && !p.forgotten) {
             self.erase(&person, false).await?;
@@ -365,6 +370,14 @@ impl Callers {
     }
 
     async fn resume(&self) {
+        match self.ledger.leads("erasures").await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                tracing::error!(%error, "The ledger cannot be asked who goes on with erasures");
+                return;
+            }
+        }
         let pending = match self.register.pending_erasures().await {
             Ok(pending) => pending,
             Err(error) => {

@@ -1,6 +1,7 @@
 //! What operators decided about callers, where rings read it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -9,6 +10,9 @@ use tokio::sync::Mutex;
 use crate::domain::caller_id::CallerId;
 use crate::domain::standing::{Standing, Standings};
 use crate::store::{Decision, Register, Result, StoreError};
+
+/// How often other instances' decisions are looked for.
+const KEEP_UP: Duration = Duration::from_secs(1);
 
 /// Why two numbers are not linked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -54,10 +58,61 @@ impl Directory {
         self.standings.load().of(caller)
     }
 
+    /// As [`Self::standing`], but nobody has opted out who has not by now: what
+    /// follows from that cannot be undone.
+    pub(super) async fn confirmed_standing(&self, caller: &CallerId) -> Result<Standing> {
+        let standing = self.standing(caller);
+        if standing != Standing::OptedOut {
+            return Ok(standing);
+        }
+        self.catch_up().await?;
+        Ok(self.standing(caller))
+    }
+
+    /// The person behind a number, by now.
+    pub(super) async fn confirmed_person(&self, caller: &CallerId) -> Result<CallerId> {
+        self.catch_up().await?;
+        Ok(self.person(caller))
+    }
+
     /// The person behind a number.
     #[must_use]
     pub fn person(&self, caller: &CallerId) -> CallerId {
         self.standings.load().person(caller).clone()
+    }
+
+    /// Whether another instance has decided something since: `version` is that of
+    /// the decisions by now.
+    #[must_use]
+    pub(super) fn is_outdated(&self, version: u64) -> bool {
+        version > self.standings.load().version
+    }
+
+    /// Reads what other instances have decided, if they have.
+    pub(super) async fn catch_up(&self) -> Result<()> {
+        if self.is_outdated(self.register.version().await?) {
+            self.refresh().await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps up with what other instances decide, for what does not ask the
+    /// store about a caller first.
+    pub(super) async fn keep_up(&self) {
+        loop {
+            tokio::time::sleep(KEEP_UP).await;
+            if let Err(error) = self.catch_up().await {
+                tracing::error!(%error, "What other instances have decided cannot be read");
+            }
+        }
+    }
+
+    /// Reads what other instances have decided.
+    pub(super) async fn refresh(&self) -> Result<()> {
+        let _deciding = self.deciding.lock().await;
+        self.standings
+            .store(Arc::new(self.register.standings().await?));
+        Ok(())
     }
 
     /// Everything that is decided.
@@ -73,6 +128,7 @@ impl Directory {
         number: &CallerId,
         caller: &CallerId,
     ) -> std::result::Result<CallerId, LinkError> {
+        self.catch_up().await?;
         let _deciding = self.deciding.lock().await;
         let standings = self.standings();
         let person = standings.person(caller).clone();

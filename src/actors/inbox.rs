@@ -25,7 +25,7 @@ use super::pipeline::Pipeline;
 use super::slot::Slot;
 use super::worker::Worker;
 use crate::metric_definitions::Metrics;
-use crate::store::{Claimed, DeadLetter, EventId, Ledger, Settlement, Stage};
+use crate::store::{Claim, Claimed, DeadLetter, EventId, Ledger, Settlement, Stage};
 
 pub(super) use intake::Intake;
 pub use intake::{Delivery, Receipt, Recording};
@@ -255,8 +255,8 @@ impl InboxActor {
                         tokio::spawn(async move { pipeline.run(lease).await });
                     }
                 }
-                for (id, error) in unreadable {
-                    self.bury(id, stage, error);
+                for (claim, error) in unreadable {
+                    self.bury(claim, error);
                 }
                 if again {
                     self.claim(myself, stage);
@@ -268,12 +268,12 @@ impl InboxActor {
     }
 
     /// An event that cannot be read must not be looked at for ever.
-    fn bury(&self, id: EventId, stage: Stage, error: String) {
-        tracing::error!(event = %id, error, "An event of the inbox cannot be read; it is a dead letter");
+    fn bury(&self, claim: Claim, error: String) {
+        tracing::error!(event = %claim.id, error, "An event of the inbox cannot be read; it is a dead letter");
         let ledger = Arc::clone(&self.setup.inbox.ledger);
         tokio::spawn(async move {
             // If this fails, the next look finds it again.
-            let _ = ledger.settle(id, stage, Settlement::Dead { error }).await;
+            let _ = ledger.settle(claim, Settlement::Dead { error }).await;
         });
     }
 }

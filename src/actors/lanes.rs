@@ -276,6 +276,7 @@ mod tests {
         InboxEvent {
             id: EventId(id),
             stage,
+            fence: 0,
             key: EventKey {
                 kind: EventKind::Transcription,
                 conversation_id: ConversationId::parse("c").unwrap(),

@@ -91,6 +91,8 @@ enum Failure {
     Dead { error: String },
     /// It was erased meanwhile, or its caller has opted out.
     Erased,
+    /// Another instance works on it now, and settles it.
+    TakenOver,
 }
 
 impl Failure {
@@ -114,6 +116,7 @@ impl From<StoreError> for Failure {
         match error {
             StoreError::Corrupt(error) => Self::Dead { error },
             StoreError::Erased => Self::Erased,
+            StoreError::TakenOver => Self::TakenOver,
             outage => Self::Retry {
                 cause: RetryCause::Outage,
                 error: outage.to_string(),
@@ -160,8 +163,10 @@ impl Pipeline {
                 () = cancelled.cancelled() => Err(Failure::Erased),
             };
             if let Err(failure) = ended {
-                let how = self.judge(lease.event(), failure);
-                self.settle(&lease, how).await;
+                match self.judge(lease.event(), failure) {
+                    Some(how) => drop(self.settle(&lease, how).await),
+                    None => self.calls.forget(lease.event().id),
+                }
             }
         }
         .instrument(span)
@@ -173,7 +178,7 @@ impl Pipeline {
         let (Some(caller), Some(agent)) = (&event.caller, &event.key.agent_id) else {
             return Err(Failure::dead("the event names no caller and agent"));
         };
-        if self.directory.standing(caller) == Standing::OptedOut {
+        if self.directory.confirmed_standing(caller).await? == Standing::OptedOut {
             return Err(Failure::Erased);
         }
         let call = self.read(&event).await?;
@@ -230,12 +235,12 @@ impl Pipeline {
         log_events::processing_memories(&shown, &learning.agent);
         // As late as can be: the number may be linked to another meanwhile, or
         // its owner have opted out.
-        let standing = self.directory.standing(caller);
+        let standing = self.directory.confirmed_standing(caller).await?;
         let Some((person, _)) = standing.person() else {
             return Err(Failure::Erased);
         };
         learning.caller = person.clone();
-        self.sessions.learn(learning).await?;
+        self.sessions.learn(learning, event.claim()).await?;
         log_events::profile_updated(&shown);
         Ok(())
     }
@@ -332,9 +337,12 @@ impl Pipeline {
     ) -> Result<Option<Greeted>, Failure> {
         let (mut failures, mut crashes) = (0, 0);
         loop {
-            match self.sessions.store_greeting(new.clone()).await {
+            let claim = lease.event().claim();
+            match self.sessions.store_greeting(new.clone(), claim).await {
                 Ok(greeted) => return Ok(greeted),
-                Err(error @ SessionError::Store(StoreError::Corrupt(_))) => {
+                Err(
+                    error @ SessionError::Store(StoreError::Corrupt(_) | StoreError::TakenOver),
+                ) => {
                     return Err(error.into());
                 }
                 Err(SessionError::Failed) if crashes + 1 >= MAX_CRASHES => {
@@ -392,12 +400,19 @@ impl Pipeline {
     }
 
     /// What is to be written down of an event whose work failed.
-    fn judge(&self, event: &InboxEvent, failure: Failure) -> Settlement {
+    /// Nothing if it is for another instance to write.
+    fn judge(&self, event: &InboxEvent, failure: Failure) -> Option<Settlement> {
         let (cause, error, at_least) = match failure {
-            Failure::Dead { error } => return Settlement::Dead { error },
+            Failure::Dead { error } => return Some(Settlement::Dead { error }),
             Failure::Erased => {
                 tracing::info!("The work on an erased call has ended");
-                return Settlement::Erased;
+                return Some(Settlement::Erased);
+            }
+            Failure::TakenOver => {
+                tracing::warn!(
+                    "Another instance has taken the event over; its work here has ended"
+                );
+                return None;
             }
             Failure::Retry {
                 cause,
@@ -408,17 +423,17 @@ impl Pipeline {
         let conversation = &event.key.conversation_id;
         if cause == RetryCause::Crash && event.crashes + 1 >= MAX_CRASHES {
             tracing::error!(%conversation, error, "A post-call event is given up: the work on it failed again and again");
-            return Settlement::Dead { error };
+            return Some(Settlement::Dead { error });
         }
         tracing::warn!(%conversation, error, "A post-call event is tried again later");
         let pause = RETRY.delay(event.attempts + 1, rand::random());
         // A server may ask for anything; nobody waits longer than the cap.
         let asked = at_least.unwrap_or_default().min(RETRY.cap);
-        Settlement::Retry {
+        Some(Settlement::Retry {
             run_at: Timestamp::now() + pause.max(asked),
             error,
             cause,
-        }
+        })
     }
 
     /// Writes down how a stage ended. What was done is not done again because
@@ -427,7 +442,7 @@ impl Pipeline {
         let event = lease.event();
         let mut failures = 0;
         let settled = loop {
-            match self.ledger.settle(event.id, event.stage, how.clone()).await {
+            match self.ledger.settle(event.claim(), how.clone()).await {
                 Ok(settled) => break settled,
                 Err(error) => {
                     tracing::error!(%error, event = %event.id, "The inbox cannot be written; it is tried again");

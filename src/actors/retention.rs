@@ -99,6 +99,9 @@ impl Setup {
             memories,
             dead_letters,
         } = self.retention;
+        if !self.ledger.leads("retention").await.unwrap_or(false) {
+            return;
+        }
         let files = payloads.and_then(|keep| SystemTime::now().checked_sub(keep));
         let all = [
             ago(FINISHED).map(Old::Events),

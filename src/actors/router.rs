@@ -15,6 +15,7 @@ use std::time::Duration;
 use rustc_hash::{FxBuildHasher, FxHashSet};
 use tokio::sync::oneshot;
 
+use super::directory::Directory;
 use super::session::{Change, Dependencies, Published, SessionTable};
 use super::single_flight::SingleFlight;
 use super::slot::Slot;
@@ -24,8 +25,9 @@ use crate::domain::learning::Learning;
 use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
 use crate::domain::profile::UniversalProfile;
+use crate::domain::standing::Standing;
 use crate::domain::tiers::{Greeted, Learned, NewGreeting};
-use crate::store::{Erasure, StoreError};
+use crate::store::{Claim, Erasure, StoreError};
 
 pub use super::session::SessionError;
 pub(super) use shard::{Message, RouterActor, Setup};
@@ -52,6 +54,8 @@ pub struct Sessions {
     index_loads: Arc<SingleFlight<CallerId, Result<(), StoreError>>>,
     dependencies: Arc<Dependencies>,
     idle: Duration,
+    /// Other instances change what is stored.
+    is_shared: bool,
 }
 
 /// Agents that have searched since the start: their callers' memories are
@@ -96,6 +100,7 @@ impl Sessions {
             searching: Arc::default(),
             index_loads: Arc::default(),
             idle: options.idle,
+            is_shared: dependencies.store.is_shared(),
             dependencies,
         }
     }
@@ -107,7 +112,8 @@ impl Sessions {
     }
 
     /// What is known of a caller who rings: at once if the caller is active,
-    /// else from the store. If `agent` is one that searches, the memories
+    /// else from the store; always from the store if other instances change it.
+    /// If `agent` is one that searches, the memories
     /// are loaded in the background, for the searches that the call will bring.
     ///
     /// # Errors
@@ -117,7 +123,14 @@ impl Sessions {
         caller: &CallerId,
         agent: Option<&AgentId>,
     ) -> Result<Arc<Published>, StoreError> {
-        let published = self.shard(caller).table.open(caller).await?;
+        let table = &self.shard(caller).table;
+        let published = if self.is_shared {
+            let published = table.open_fresh(caller).await?;
+            published.index().expect(published.view().memories);
+            published
+        } else {
+            table.open(caller).await?
+        };
         if !published.index().is_loaded()
             && agent.is_some_and(|agent| self.searching.contains(agent))
         {
@@ -131,20 +144,51 @@ impl Sessions {
         Ok(published)
     }
 
-    /// The caller's profile and the memories that `agent` may know and that
-    /// match `query`, best first.
+    /// How a caller is to be treated, and what is known of whoever it is; `None`
+    /// if nothing is kept. Both are as the store has them now, whichever
+    /// instance changed them.
+    ///
+    /// # Errors
+    /// If the store fails; the wait is for the caller of this to limit.
+    pub async fn meet(
+        &self,
+        directory: &Directory,
+        caller: &CallerId,
+        agent: &AgentId,
+    ) -> Result<(Standing, Option<Arc<Published>>), StoreError> {
+        loop {
+            let standing = directory.standing(caller);
+            let person = standing.person().map(|(person, _)| person);
+            let published = match person {
+                Some(person) => Some(self.open(person, Some(agent)).await?),
+                // Asked all the same, for the decisions.
+                None if self.is_shared => Some(self.open(caller, None).await?),
+                None => None,
+            };
+            let decisions = published.as_ref().map_or(0, |p| p.decisions());
+            if directory.is_outdated(decisions) {
+                directory.refresh().await?;
+                continue;
+            }
+            let known = published.filter(|_| person.is_some());
+            return Ok((standing, known));
+        }
+    }
+
+    /// The memories of a caller whom we have [met](Self::meet) that `agent` may
+    /// know and that match `query`, best first.
     ///
     /// # Errors
     /// If the store fails; the wait is for the caller of this to limit.
     pub async fn search(
         &self,
         caller: &CallerId,
+        published: &Arc<Published>,
         agent: &AgentId,
         query: &str,
-    ) -> Result<(Arc<Published>, Vec<Memory>), StoreError> {
+    ) -> Result<Vec<Memory>, StoreError> {
         self.searching.insert(agent);
-        let published = self.open(caller, None).await?;
-        self.load_index(caller, &published).await?;
+        self.load_index(caller, published).await?;
         let (index, query, agent) = (
             Arc::clone(published.index()),
             query.to_owned(),
@@ -153,7 +197,7 @@ impl Sessions {
         let search = move || index.search(&query, &agent);
         // Evicted just now, there is no time to load it again.
         match self.dependencies.compute.run(search).await {
-            Ok(Some(found)) => Ok((published, found)),
+            Ok(Some(found)) => Ok(found),
             Ok(None) => Err(StoreError::Unavailable("the memories did not fit".into())),
             Err(error) => Err(StoreError::Unavailable(error.to_string())),
         }
@@ -183,10 +227,19 @@ impl Sessions {
     }
 
     /// Applies a call to its caller, once however often it is asked.
-    pub(super) async fn learn(&self, learning: Learning) -> Result<Learned, SessionError> {
+    pub(super) async fn learn(
+        &self,
+        learning: Learning,
+        claim: Claim,
+    ) -> Result<Learned, SessionError> {
         let (reply, learned) = oneshot::channel();
         let caller = learning.caller.clone();
-        self.change(&caller, Change::Learn { learning, reply });
+        let change = Change::Learn {
+            learning,
+            claim,
+            reply,
+        };
+        self.change(&caller, change);
         learned.await.unwrap_or(Err(SessionError::Failed))
     }
 
@@ -195,10 +248,16 @@ impl Sessions {
     pub(super) async fn store_greeting(
         &self,
         greeting: NewGreeting,
+        claim: Claim,
     ) -> Result<Option<Greeted>, SessionError> {
         let (reply, greeted) = oneshot::channel();
         let caller = greeting.caller.clone();
-        self.change(&caller, Change::StoreGreeting { greeting, reply });
+        let change = Change::StoreGreeting {
+            greeting,
+            claim,
+            reply,
+        };
+        self.change(&caller, change);
         greeted.await.unwrap_or(Err(SessionError::Failed))
     }
 

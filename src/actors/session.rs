@@ -29,7 +29,7 @@ use crate::domain::learning::Learning;
 use crate::domain::name::CallerName;
 use crate::domain::tiers::{Greeted, Learned, NewGreeting, Renamed, Tiers};
 use crate::metric_definitions::Metrics;
-use crate::store::{Erasure, Ledger, MemoryStore, Register, StoreError, erase};
+use crate::store::{Claim, Erasure, Ledger, MemoryStore, Register, StoreError, erase};
 use crate::telemetry::CallerIdFormat;
 
 pub(super) use index::IndexBudget;
@@ -74,10 +74,12 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, SessionError>>;
 pub(super) enum Change {
     Learn {
         learning: Learning,
+        claim: Claim,
         reply: Reply<Learned>,
     },
     StoreGreeting {
         greeting: NewGreeting,
+        claim: Claim,
         reply: Reply<Option<Greeted>>,
     },
     /// An operator's name for the caller.
@@ -179,9 +181,10 @@ impl SessionActor {
         match change {
             Change::Learn {
                 mut learning,
+                claim,
                 reply,
             } => {
-                let result = within_limit(store.learn(&learning)).await;
+                let result = within_limit(store.learn(&learning, Some(claim))).await;
                 if let Ok(learned) = &result {
                     let (profile, state) = (learned.profile.clone(), learned.state.clone());
                     published.update(|view| {
@@ -205,8 +208,13 @@ impl SessionActor {
                 }
                 let _ = reply.send(result.map_err(SessionError::from));
             }
-            Change::StoreGreeting { greeting, reply } => {
-                let result = within_limit(store.store_greeting(&greeting)).await;
+            Change::StoreGreeting {
+                greeting,
+                claim,
+                reply,
+            } => {
+                let stored = store.store_greeting(&greeting, Some(claim));
+                let result = within_limit(stored).await;
                 if let Ok(Some(greeted)) = &result {
                     let (profile, state) = (greeted.profile.clone(), greeted.state.clone());
                     published.update(|view| {
@@ -228,6 +236,7 @@ impl SessionActor {
                         *view = Tiers {
                             profile: Some(profile),
                             states,
+                            ..Tiers::default()
                         }
                         .into();
                     });

@@ -104,7 +104,8 @@ pub struct ActorSystem {
     pub health: Health,
     root: ActorRef<Message>,
     ended: JoinHandle<()>,
-    /// Goes on with erasures that were broken off.
+    /// Goes on with erasures that were broken off, and keeps up with others'
+    /// decisions.
     going_on: JoinHandle<()>,
 }
 
@@ -140,6 +141,7 @@ impl ActorSystem {
             metrics: Arc::clone(&metrics),
             caller_ids: options.caller_ids.clone(),
         });
+        let is_shared = store.is_shared();
         let sessions = Sessions::new(dependencies, options.sessions);
         let openai = options.openai.map(|(client, limits)| {
             let client = OpenAiClient::new(client, Arc::clone(&metrics));
@@ -173,6 +175,7 @@ impl ActorSystem {
             lanes: inbox.lanes().clone(),
             calls: calls.clone(),
             elevenlabs,
+            ledger: Arc::clone(&ledger),
             payload_retention: options.retention.payloads,
             unfinished_links: Arc::default(),
         };
@@ -240,9 +243,13 @@ impl ActorSystem {
         let health = Health::new(ledger, store, archive, inbox.clone(), watched);
         let (root, ended) = Actor::spawn(None, RootSupervisor, (children, metrics)).await?;
         let going_on = callers.clone();
+        let decisions = directory.clone();
         let going_on = tokio::spawn(async move {
-            if options.works {
-                going_on.keep_on().await;
+            match (options.works, is_shared) {
+                (true, true) => drop(tokio::join!(going_on.keep_on(), decisions.keep_up())),
+                (true, false) => going_on.keep_on().await,
+                // A command ends before either would do anything.
+                (false, _) => {}
             }
         });
         Ok(Self {

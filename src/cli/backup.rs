@@ -30,13 +30,13 @@ pub(super) fn back_up(arguments: &BackupArguments) -> ExitCode {
         Ok(services) => services,
         Err(code) => return code,
     };
+    let Some(database) = services.database.file() else {
+        return not_a_file();
+    };
     let bar = Bar::new();
-    let made = store::back_up(
-        &services.database,
-        &arguments.file,
-        arguments.force,
-        |progress| bar.show(progress),
-    );
+    let made = store::back_up(database, &arguments.file, arguments.force, |progress| {
+        bar.show(progress)
+    });
     bar.end();
     match made {
         Ok(contents) => {
@@ -45,7 +45,7 @@ pub(super) fn back_up(arguments: &BackupArguments) -> ExitCode {
                 output,
                 "{} is a backup of {}, verified:",
                 arguments.file.display(),
-                services.database.display()
+                database.display()
             );
             print(&mut output, &contents, services.openmemory.is_some());
             writeln!(
@@ -64,8 +64,11 @@ pub(super) fn restore(arguments: &RestoreArguments) -> ExitCode {
         Ok(services) => services,
         Err(code) => return code,
     };
+    let Some(database) = services.database.file() else {
+        return not_a_file();
+    };
     let bar = Bar::new();
-    let done = store::restore(&arguments.file, &services.database, |progress| {
+    let done = store::restore(&arguments.file, database, |progress| {
         bar.show(progress);
     });
     bar.end();
@@ -75,7 +78,7 @@ pub(super) fn restore(arguments: &RestoreArguments) -> ExitCode {
             writeln!(
                 output,
                 "{} is restored from {}, verified:",
-                services.database.display(),
+                database.display(),
                 arguments.file.display()
             );
             print(
@@ -90,6 +93,12 @@ pub(super) fn restore(arguments: &RestoreArguments) -> ExitCode {
         }
         Err(error) => failed(&error),
     }
+}
+
+/// PostgreSQL has tools of its own.
+fn not_a_file() -> ExitCode {
+    eprintln!("elaoms: DATABASE_URL is a PostgreSQL database: use pg_dump and pg_restore");
+    ExitCode::FAILURE
 }
 
 fn failed(error: &store::StoreError) -> ExitCode {

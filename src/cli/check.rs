@@ -3,6 +3,7 @@
 //! A line for each check: PASS or FAIL, the reason, the remedy. The exit
 //! status is 0 only if every check passed.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::domain::call_event::{Role, Turn};
 use crate::domain::greeting::Greeting;
 use crate::domain::ids::AgentId;
 use crate::domain::prompt::GreetingPrompt;
-use crate::store::{Archive, Ledger, SqliteDatabase, SqliteLedger, StoreError};
+use crate::store::{Archive, Database, DatabaseUrl, StoreError};
 
 /// Longest wait for a running service, whose readiness waits for its stores.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -213,32 +214,35 @@ async fn memory(services: &Services) -> Outcome {
     const TLS: &str = "check the system's TLS certificates";
     let failed = |e: StoreError| (e.to_string(), REMEDY);
     // A check makes nothing where only a service should: it is tried elsewhere.
-    let nothing_yet = !services.database.exists() && !services.archive.exists();
+    let is_missing = |file: &Path| !file.exists();
+    let nothing_yet =
+        services.database.file().is_some_and(is_missing) && is_missing(&services.archive);
     let elsewhere = tempfile::tempdir()
         .map_err(|e| (e.to_string(), "see to the folder for temporary files"))?;
     let (database, archive, places) = if nothing_yet {
         let places = format!(
             "serve will make the database at {} and the archive at {}",
-            services.database.display(),
+            services.database,
             services.archive.display()
         );
-        let database = SqliteDatabase::open(&elsewhere.path().join("elaoms.db"));
+        let file = elsewhere.path().join("elaoms.db");
+        let database = Database::open(&DatabaseUrl::Sqlite(file)).await;
         let archive = Archive::open(&elsewhere.path().join("payloads"));
         (database, archive, places)
     } else {
         let places = format!(
             "the database at {} and the archive at {} take writes",
-            services.database.display(),
+            services.database,
             services.archive.display()
         );
-        let database = SqliteDatabase::open_existing(&services.database);
+        let database = Database::open_existing(&services.database).await;
         if let Err(StoreError::InUse(_)) = database {
             return running(services).await;
         }
         (database, Archive::open_existing(&services.archive), places)
     };
     let (database, archive) = (database.map_err(failed)?, archive.map_err(failed)?);
-    let ledger = SqliteLedger::new(database.clone()).check_writable().await;
+    let ledger = database.ledger().check_writable().await;
     let store = memory_store(services, &database).map_err(|e| (e.to_string(), TLS))?;
     let described = store.describe().await;
     let answers = store.check_writable().await;
@@ -269,10 +273,7 @@ async fn running(services: &Services) -> Outcome {
             .await?;
         Ok::<_, reqwest::Error>(response.status().is_success())
     };
-    let held = format!(
-        "{} is held by a running service",
-        services.database.display()
-    );
+    let held = format!("{} is held by a running service", services.database);
     match asked.await {
         Ok(true) => Ok(format!("{held}, which is ready")),
         Ok(false) => Err((

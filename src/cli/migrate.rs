@@ -63,7 +63,10 @@ pub(super) async fn run(arguments: MigrateArguments) -> ExitCode {
     let Some((url, key)) = services.openmemory.clone() else {
         return refuse_config(&"OPENMEMORY_PORT is not set: it says where the legacy data is");
     };
-    let opened = SqliteDatabase::open(&services.database).and_then(|database| {
+    let Some(file) = services.database.file() else {
+        return refuse_config(&"migrate works with DATABASE_URL=sqlite://…");
+    };
+    let opened = SqliteDatabase::open(file).and_then(|database| {
         let store = openmemory_store(url, key, &database)
             .map_err(|e| StoreError::Unavailable(e.to_string()))?;
         Ok((database, store))

@@ -16,6 +16,7 @@ use crate::domain::caller_rules::{CallerRules, Region};
 use crate::domain::ids::AgentId;
 use crate::http::TrustedProxies;
 use crate::secrets::{AdminKey, Secrets};
+use crate::store::DatabaseUrl;
 use crate::telemetry::{CallerIdFormat, LogFormat};
 
 /// A secret with fewer characters can be found by trying.
@@ -268,11 +269,22 @@ impl<'a> Reader<'a> {
         None
     }
 
-    fn database(&mut self) -> PathBuf {
+    /// A PostgreSQL URL holds a password: like other secrets it may be in a file.
+    fn database(&mut self) -> DatabaseUrl {
         let url = self
-            .text("DATABASE_URL")
+            .credential("DATABASE_URL")
             .unwrap_or_else(|| "sqlite://data/elaoms.db".into());
-        match url
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            if self.text("OPENMEMORY_PORT").is_some() {
+                self.problems.push(
+                    "OPENMEMORY_PORT cannot be used with DATABASE_URL=postgres://…: the index of its records \
+                     is in SQLite"
+                        .into(),
+                );
+            }
+            return DatabaseUrl::Postgres(url.into());
+        }
+        let file = match url
             .strip_prefix("sqlite://")
             .or_else(|| url.strip_prefix("sqlite:"))
         {
@@ -281,7 +293,8 @@ impl<'a> Reader<'a> {
                 // A database URL may hold a password: only its scheme is repeated.
                 self.problems.push(match url.split_once(':') {
                     Some((scheme, _)) => format!(
-                        "DATABASE_URL begins with {scheme:?}; what is known is sqlite://path/to/file.db"
+                        "DATABASE_URL begins with {scheme:?}; what is known is sqlite://path/to/file.db and \
+                         postgres://user:password@host/database"
                     ),
                     None => "DATABASE_URL is no URL; for a file write sqlite:// and its path, such as \
                              sqlite:///var/lib/elaoms/elaoms.db"
@@ -289,7 +302,8 @@ impl<'a> Reader<'a> {
                 });
                 PathBuf::new()
             }
-        }
+        };
+        DatabaseUrl::Sqlite(file)
     }
 
     /// 0 keeps all.

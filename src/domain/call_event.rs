@@ -51,6 +51,14 @@ pub struct EventKey {
     pub agent_id: Option<AgentId>,
 }
 
+impl EventKey {
+    /// What two deliveries of one event have in common, and no two events.
+    #[must_use]
+    pub fn unique(&self) -> String {
+        format!("{} {}", self.kind.as_str(), self.conversation_id)
+    }
+}
+
 /// The event types of ElevenLabs' post-call webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumString, IntoStaticStr)]
 pub enum EventKind {

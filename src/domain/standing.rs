@@ -14,6 +14,8 @@ pub struct Standings {
     pub shared: FxHashSet<CallerId>,
     /// The caller that a number stands for.
     pub aliases: FxHashMap<CallerId, CallerId>,
+    /// Grows with each decision; 0 where one instance makes all of them.
+    pub version: u64,
 }
 
 /// How a caller is to be treated.

@@ -19,6 +19,10 @@ pub struct Tiers {
     pub profile: Option<UniversalProfile>,
     /// Tier 2 of each agent.
     pub states: Vec<(AgentId, ConversationState)>,
+    /// Which version of the caller's memories goes with these, and of what
+    /// operators decided. 0 where one instance makes all changes.
+    pub memories: u64,
+    pub decisions: u64,
 }
 
 /// What learning a call led to.

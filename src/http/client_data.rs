@@ -17,7 +17,6 @@ use super::{Shared, body};
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::AgentId;
 use crate::domain::personalization::{Recognition, personalize, personalize_single_tier};
-use crate::domain::standing::Standing;
 use crate::log_events;
 use crate::metric_definitions::RingOutcome;
 
@@ -65,8 +64,7 @@ async fn ring(
     let state = &shared.state;
     let profile = state.agents.peek(agent);
     let defaults = || error::json(&personalize(None, None, profile.as_deref()).1);
-    let standing = caller.map(|caller| state.directory.standing(caller));
-    let Some((caller, is_shared)) = standing.as_ref().and_then(Standing::person) else {
+    let Some(caller) = caller else {
         log_events::ring_withheld(agent);
         return (RingOutcome::Withheld, defaults());
     };
@@ -75,12 +73,9 @@ async fn ring(
         log_events::ring_failed(&shown, agent, &"too many rings at once");
         return (RingOutcome::Error, defaults());
     };
-    let opened = timeout(
-        state.client_data_deadline,
-        state.sessions.open(caller, Some(agent)),
-    );
-    let published = match opened.await {
-        Ok(Ok(published)) => published,
+    let meeting = state.sessions.meet(&state.directory, caller, agent);
+    let (standing, published) = match timeout(state.client_data_deadline, meeting).await {
+        Ok(Ok(met)) => met,
         Ok(Err(error)) => {
             log_events::ring_failed(&shown, agent, &error);
             return (RingOutcome::Error, defaults());
@@ -90,6 +85,11 @@ async fn ring(
             return (RingOutcome::Deadline, defaults());
         }
     };
+    let (Some(published), Some((caller, is_shared))) = (published, standing.person()) else {
+        log_events::ring_withheld(agent);
+        return (RingOutcome::Withheld, defaults());
+    };
+    let shown = state.caller_ids.show(caller);
     if is_shared {
         // Who of them rings is not known yet.
         log_events::ring_shared(&shown, agent);

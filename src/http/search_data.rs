@@ -17,8 +17,8 @@ use crate::domain::caller_id::CallerId;
 use crate::domain::caller_rules::CallerRules;
 use crate::domain::ids::AgentId;
 use crate::domain::memory::Memory;
-use crate::domain::standing::Standing;
 use crate::metric_definitions::SearchOutcome;
+use crate::store::StoreError;
 
 /// After this long a search gets the empty answer: somebody is on the line.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -180,8 +180,7 @@ where
 
 async fn search(shared: &Shared, query: &Query) -> (SearchOutcome, Answer) {
     let state = &shared.state;
-    let standing = query.caller.as_ref().map(|c| state.directory.standing(c));
-    let Some((caller, is_shared)) = standing.as_ref().and_then(Standing::person) else {
+    let Some(caller) = &query.caller else {
         return (SearchOutcome::Withheld, Answer::default());
     };
     let shown = state.caller_ids.show(caller);
@@ -189,17 +188,25 @@ async fn search(shared: &Shared, query: &Query) -> (SearchOutcome, Answer) {
         tracing::error!("Too many searches at once - answering without memories");
         return (SearchOutcome::Error, Answer::default());
     };
-    match timeout(
-        DEADLINE,
-        state.sessions.search(caller, &query.agent, &query.query),
-    )
-    .await
-    {
-        Ok(Ok((published, _))) if is_shared && !query.names(&published) => {
+    let search = async {
+        let (standing, published) = state
+            .sessions
+            .meet(&state.directory, caller, &query.agent)
+            .await?;
+        let (Some((person, is_shared)), Some(published)) = (standing.person(), published) else {
+            return Ok(None);
+        };
+        let sessions = &state.sessions;
+        let found = sessions.search(person, &published, &query.agent, &query.query);
+        Ok::<_, StoreError>(Some((is_shared, found.await?, published)))
+    };
+    match timeout(DEADLINE, search).await {
+        Ok(Ok(None)) => (SearchOutcome::Withheld, Answer::default()),
+        Ok(Ok(Some((true, _, published)))) if !query.names(&published) => {
             tracing::info!("Search-data webhook for {shown}: a shared number, and no name yet");
             (SearchOutcome::Empty, Answer::default())
         }
-        Ok(Ok((published, memories))) => {
+        Ok(Ok(Some((_, memories, published)))) => {
             let outcome = if memories.is_empty() {
                 SearchOutcome::Empty
             } else {

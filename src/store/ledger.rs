@@ -71,6 +71,19 @@ pub enum Accepted {
     New(EventId),
     /// It was taken before; nothing has changed.
     Duplicate,
+    /// Its caller has opted out; nothing has changed.
+    Unwanted,
+}
+
+/// The right to work on a stage of an event, from having claimed it. Where several
+/// instances share a ledger it ends when another takes the event over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    pub id: EventId,
+    pub stage: Stage,
+    /// Tells this claim from those before and after; 0 where there is one
+    /// instance.
+    pub fence: i64,
 }
 
 /// An event of the inbox whose turn it is.
@@ -80,6 +93,8 @@ pub struct InboxEvent {
     pub id: EventId,
     /// What is to be done with it.
     pub stage: Stage,
+    /// See [`Claim`].
+    pub fence: i64,
     /// Type, conversation and agent.
     pub key: EventKey,
     /// Whose call it is.
@@ -98,6 +113,18 @@ pub struct InboxEvent {
     pub greet_since: Option<Timestamp>,
     /// How large its body is, in bytes.
     pub payload_bytes: usize,
+}
+
+impl InboxEvent {
+    /// By what right it is worked on.
+    #[must_use]
+    pub fn claim(&self) -> Claim {
+        Claim {
+            id: self.id,
+            stage: self.stage,
+            fence: self.fence,
+        }
+    }
 }
 
 /// An event whose body is to be written to the archive.
@@ -121,7 +148,7 @@ pub struct Claimed {
     /// Those that can be worked on.
     pub events: Vec<InboxEvent>,
     /// Those that can no longer be read, and why.
-    pub unreadable: Vec<(EventId, String)>,
+    pub unreadable: Vec<(Claim, String)>,
 }
 
 /// What made an event be tried again. Outages pass and are waited for; the
@@ -235,8 +262,9 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Events of `stage` whose time has come, or is further away than
     /// [`LONGEST_PAUSE`], oldest first, at most `limit`, without those in
-    /// `busy`. Of the events of one caller that are to be
-    /// learned, only the oldest.
+    /// `busy`, which are worked on here. Of the events of one caller that are to
+    /// be learned, only the oldest. What this instance has claimed it gets
+    /// again, others do not while it lives.
     async fn claim(
         &self,
         stage: Stage,
@@ -248,9 +276,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// The body of an event as it was received. `None` if it is kept no longer.
     async fn payload(&self, id: EventId) -> Result<Option<Bytes>>;
 
-    /// Ends a stage of an event. Settling an event that is finished already
-    /// changes nothing.
-    async fn settle(&self, id: EventId, stage: Stage, how: Settlement) -> Result<Settled>;
+    /// Ends a stage of an event. Settling an event that is finished already, or
+    /// that another instance has taken over, changes nothing.
+    async fn settle(&self, claim: Claim, how: Settlement) -> Result<Settled>;
 
     /// Events whose body is to be archived by now, or not for longer than
     /// [`LONGEST_PAUSE`], oldest first: at most `limit`, and no more than
@@ -319,6 +347,12 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Forgets an agent profile.
     async fn forget_agent(&self, agent: &AgentId) -> Result<()>;
+
+    /// Whether this instance is to do a job that one instance does for all; it
+    /// stays with one that lives.
+    async fn leads(&self, _job: &'static str) -> Result<bool> {
+        Ok(true)
+    }
 
     /// Writes something: proves that writing works.
     async fn check_writable(&self) -> Result<()>;

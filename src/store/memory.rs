@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{CallerExport, Result};
+use super::{CallerExport, Claim, Result};
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::ConversationId;
 use crate::domain::learning::Learning;
@@ -36,15 +36,28 @@ pub trait MemoryStore: Send + Sync + 'static {
     /// Both tiers of a caller, as they were at one moment. What a ring waits for.
     async fn tiers(&self, caller: &CallerId) -> Result<Tiers>;
 
+    /// Whether other instances change it, too: then nothing read from it stays
+    /// true.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// Applies a call, once for each `conversation_id`. [`StoreError::Erased`]
-    /// if the call was erased.
+    /// if the call was erased; [`StoreError::TakenOver`] if the `claim` does not
+    /// hold any more, which a store that is not shared need not look at.
     ///
     /// [`StoreError::Erased`]: super::StoreError::Erased
-    async fn learn(&self, learning: &Learning) -> Result<Learned>;
+    /// [`StoreError::TakenOver`]: super::StoreError::TakenOver
+    async fn learn(&self, learning: &Learning, claim: Option<Claim>) -> Result<Learned>;
 
     /// Stores a greeting unless that of a newer call is stored. `None` if the
-    /// caller or the state is not there (never learned).
-    async fn store_greeting(&self, greeting: &NewGreeting) -> Result<Option<Greeted>>;
+    /// caller or the state is not there (never learned). The `claim` is as in
+    /// [`Self::learn`].
+    async fn store_greeting(
+        &self,
+        greeting: &NewGreeting,
+        claim: Option<Claim>,
+    ) -> Result<Option<Greeted>>;
 
     /// Replaces a caller's name, and drops what speaks the old one. `None` if
     /// there is no such caller.

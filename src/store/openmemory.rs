@@ -37,7 +37,9 @@ use jiff::Timestamp;
 use rustc_hash::{FxBuildHasher, FxHashSet};
 use tokio::sync::{Mutex, MutexGuard, RwLock, Semaphore};
 
-use super::{CallerExport, ErasedMemory, KnownCalls, MemoryStore, Result, StoreError, call_mark};
+use super::{
+    CallerExport, Claim, ErasedMemory, KnownCalls, MemoryStore, Result, StoreError, call_mark,
+};
 use crate::clients::{Added, Generation, OpenMemory, OpenMemoryError, Record};
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::AgentId;
@@ -246,14 +248,22 @@ impl MemoryStore for OpenMemoryStore {
             None => Vec::new(),
         };
         let profile = self.shown(caller, record.as_ref()).await?;
-        Ok(Tiers { profile, states })
+        Ok(Tiers {
+            profile,
+            states,
+            ..Tiers::default()
+        })
     }
 
-    async fn learn(&self, learning: &Learning) -> Result<Learned> {
+    async fn learn(&self, learning: &Learning, _: Option<Claim>) -> Result<Learned> {
         change::learn(self, learning).await
     }
 
-    async fn store_greeting(&self, greeting: &NewGreeting) -> Result<Option<Greeted>> {
+    async fn store_greeting(
+        &self,
+        greeting: &NewGreeting,
+        _: Option<Claim>,
+    ) -> Result<Option<Greeted>> {
         change::store_greeting(self, greeting).await
     }
 

@@ -48,6 +48,11 @@ pub trait Register: Send + Sync + 'static {
     /// Every decision in force.
     async fn standings(&self) -> Result<Standings>;
 
+    /// The version of the decisions in force, where other instances take some, too.
+    async fn version(&self) -> Result<u64> {
+        Ok(0)
+    }
+
     /// Takes a decision; taken before, nothing changes.
     async fn decide(&self, decision: Decision, now: Timestamp) -> Result<()>;
 

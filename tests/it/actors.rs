@@ -15,8 +15,8 @@ use elaoms::domain::name::CallerName;
 use elaoms::domain::tiers::{Greeted, Learned, NewGreeting, Renamed, Tiers};
 use elaoms::metric_definitions::Metrics;
 use elaoms::store::{
-    Archive, CallerExport, ErasedMemory, KnownCalls, Ledger, MemoryStore, Result, SqliteDatabase,
-    SqliteLedger, SqliteMemoryStore, SqliteRegister, StoreError,
+    Archive, CallerExport, Claim, ErasedMemory, KnownCalls, Ledger, MemoryStore, Result,
+    SqliteDatabase, SqliteLedger, SqliteMemoryStore, SqliteRegister, StoreError,
 };
 use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -51,9 +51,9 @@ impl MemoryStore for Troubled {
         self.trouble().await?;
         self.store.tiers(caller).await
     }
-    async fn learn(&self, learning: &Learning) -> Result<Learned> {
+    async fn learn(&self, learning: &Learning, claim: Option<Claim>) -> Result<Learned> {
         self.trouble().await?;
-        let learned = self.store.learn(learning).await;
+        let learned = self.store.learn(learning, claim).await;
         // After the effect: the worst moment.
         let left = self
             .panics
@@ -61,8 +61,12 @@ impl MemoryStore for Troubled {
         assert!(left.is_err(), "made to panic");
         learned
     }
-    async fn store_greeting(&self, greeting: &NewGreeting) -> Result<Option<Greeted>> {
-        self.store.store_greeting(greeting).await
+    async fn store_greeting(
+        &self,
+        greeting: &NewGreeting,
+        claim: Option<Claim>,
+    ) -> Result<Option<Greeted>> {
+        self.store.store_greeting(greeting, claim).await
     }
     async fn rename(
         &self,

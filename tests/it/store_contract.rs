@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use elaoms::domain::agent_profile::AgentProfile;
 use elaoms::domain::call_event::{EventKey, EventKind};
 use elaoms::domain::caller_id::CallerId;
 use elaoms::domain::greeting::{Greeting, Sentiment};
@@ -11,13 +12,17 @@ use elaoms::domain::learning::Learning;
 use elaoms::domain::memory::{Memory, MemoryKind};
 use elaoms::domain::name::{CallerName, Correction, Evidence, NameSource, Naming};
 use elaoms::domain::profile::{CallOrder, ConversationState};
-use elaoms::domain::tiers::{NewGreeting, Tiers};
+use elaoms::domain::tiers::NewGreeting;
 use elaoms::store::{
-    Accepted, ErasedMemory, EventId, InboxEvent, LONGEST_PAUSE, Ledger, MemoryStore, NewEvent,
-    RetryCause, Settlement, SqliteDatabase, SqliteLedger, SqliteMemoryStore, Stage, call_mark,
+    Accepted, AuditEntry, Clock, Decision, ErasedMemory, EventId, InboxEvent, KnownCalls,
+    LONGEST_PAUSE, Ledger, MemoryStore, NewEvent, PostgresDatabase, PostgresLedger,
+    PostgresMemoryStore, PostgresRegister, Register, RetryCause, Settlement, SqliteDatabase,
+    SqliteLedger, SqliteMemoryStore, SqliteRegister, Stage, StoredAgent, call_mark,
 };
 use jiff::Timestamp;
 use proptest::prelude::*;
+
+use crate::postgres::Postgres;
 
 fn caller(id: &str) -> CallerId {
     CallerId::parse(id).unwrap()
@@ -90,7 +95,7 @@ pub async fn memory_store_contract(store: Arc<dyn MemoryStore>) {
     assert!(store.tiers(&caller(nora)).await.unwrap().states.is_empty());
     assert!(
         store
-            .store_greeting(&greeting(nora, "a", 0, "x"))
+            .store_greeting(&greeting(nora, "a", 0, "x"), None)
             .await
             .unwrap()
             .is_none()
@@ -105,7 +110,7 @@ pub async fn memory_store_contract(store: Arc<dyn MemoryStore>) {
 
     // Learning is applied once however often, and at once, it is asked for.
     let first = learning("c1", nora, "a", 100, "Nora");
-    let attempts = (0..8).map(|_| store.learn(&first));
+    let attempts = (0..8).map(|_| store.learn(&first, None));
     let learned = futures_util::future::join_all(attempts).await;
     assert_eq!(
         learned
@@ -115,11 +120,11 @@ pub async fn memory_store_contract(store: Arc<dyn MemoryStore>) {
         1
     );
     store
-        .learn(&learning("c2", nora, "b", 50, "Somebody"))
+        .learn(&learning("c2", nora, "b", 50, "Somebody"), None)
         .await
         .unwrap();
     let third = store
-        .learn(&learning("c3", nora, "a", 300, "Someone else"))
+        .learn(&learning("c3", nora, "a", 300, "Someone else"), None)
         .await
         .unwrap();
     assert_eq!(
@@ -130,7 +135,7 @@ pub async fn memory_store_contract(store: Arc<dyn MemoryStore>) {
         (3, 2)
     );
     store
-        .learn(&learning("c4", tom, "a", 300, "Nora"))
+        .learn(&learning("c4", tom, "a", 300, "Nora"), None)
         .await
         .unwrap();
 
@@ -163,13 +168,13 @@ pub async fn memory_store_contract(store: Arc<dyn MemoryStore>) {
 
     // The newest call's greeting stands, and belongs to one agent.
     let newer = store
-        .store_greeting(&greeting(nora, "a", 300, "newer"))
+        .store_greeting(&greeting(nora, "a", 300, "newer"), None)
         .await
         .unwrap()
         .unwrap();
     assert!(newer.stored);
     let older = store
-        .store_greeting(&greeting(nora, "a", 100, "older"))
+        .store_greeting(&greeting(nora, "a", 100, "older"), None)
         .await
         .unwrap()
         .unwrap();
@@ -188,7 +193,7 @@ pub async fn memory_store_contract(store: Arc<dyn MemoryStore>) {
 
     // A name heard by the model fills a gap and replaces nothing.
     store
-        .learn(&learning("c5", "+4930555103", "a", 1, "no name 1"))
+        .learn(&learning("c5", "+4930555103", "a", 1, "no name 1"), None)
         .await
         .unwrap();
     for (name, kept) in [("Zoë", "Zoë"), ("Tom", "Zoë")] {
@@ -196,7 +201,7 @@ pub async fn memory_store_contract(store: Arc<dyn MemoryStore>) {
             name: CallerName::parse(name).ok(),
             ..greeting("+4930555103", "a", 1, "hi")
         };
-        let greeted = store.store_greeting(&heard).await.unwrap().unwrap();
+        let greeted = store.store_greeting(&heard, None).await.unwrap().unwrap();
         assert_eq!(greeted.profile.name.unwrap().as_str(), kept);
     }
     names_are_replaced_only_by_better_ones(&*store).await;
@@ -210,7 +215,7 @@ pub async fn memory_store_contract(store: Arc<dyn MemoryStore>) {
     assert_eq!(renamed.states.len(), 2);
     // A greeting with the old name is not spoken any more.
     let old = greeting(nora, "a", 400, "Hello Лена, how are you?");
-    store.store_greeting(&old).await.unwrap().unwrap();
+    store.store_greeting(&old, None).await.unwrap().unwrap();
     let corrected = CallerName::parse("Елена").unwrap();
     let renamed = store
         .rename(&caller(nora), &corrected, at(8))
@@ -250,7 +255,7 @@ async fn what_is_erased_is_gone(store: &dyn MemoryStore) {
     let (gone, stays) = ("+33144550105", "+33144550106");
     for (id, who, with) in [("e1", gone, "a"), ("e2", gone, "b"), ("e3", stays, "a")] {
         let learned = store
-            .learn(&learning(id, who, with, 500, "Eve"))
+            .learn(&learning(id, who, with, 500, "Eve"), None)
             .await
             .unwrap();
         assert!(learned.applied);
@@ -275,7 +280,8 @@ async fn what_is_erased_is_gone(store: &dyn MemoryStore) {
     assert_eq!(erased, all);
     let nothing = store.erase(&caller(gone)).await.unwrap();
     assert_eq!(nothing, ErasedMemory::default());
-    assert_eq!(store.tiers(&caller(gone)).await.unwrap(), Tiers::default());
+    let nobody = store.tiers(&caller(gone)).await.unwrap();
+    assert_eq!((nobody.profile, nobody.states), (None, Vec::new()));
     assert!(store.memories(&caller(gone), 9).await.unwrap().is_empty());
     assert!(store.export(&caller(gone)).await.unwrap().is_none());
     let tiers = store.tiers(&caller(stays)).await.unwrap();
@@ -283,7 +289,7 @@ async fn what_is_erased_is_gone(store: &dyn MemoryStore) {
 
     // Known anew, the caller begins anew.
     let anew = learning("e4", gone, "a", 600, "Eva");
-    let learned = store.learn(&anew).await.unwrap();
+    let learned = store.learn(&anew, None).await.unwrap();
     assert_eq!(learned.profile.total_interactions, 1);
     assert_eq!(learned.profile.name.unwrap().as_str(), "Eva");
 
@@ -304,11 +310,11 @@ async fn names_are_replaced_only_by_better_ones(store: &dyn MemoryStore) {
         Evidence::Model
     );
     let greeted = greeting(who, "a", 2, "Hello Zoë!");
-    store.store_greeting(&greeted).await.unwrap().unwrap();
+    store.store_greeting(&greeted, None).await.unwrap().unwrap();
 
     // Clearly stated to another agent: the first one's greeting is wrong.
     let stated = store
-        .learn(&learning("c10", who, "b", 10, "Zora"))
+        .learn(&learning("c10", who, "b", 10, "Zora"), None)
         .await
         .unwrap();
     assert_eq!(stated.profile.name.as_ref().unwrap().as_str(), "Zora");
@@ -333,7 +339,7 @@ async fn names_are_replaced_only_by_better_ones(store: &dyn MemoryStore) {
 
     // Stated is not replaced by stated, but by a correction.
     let again = store
-        .learn(&learning("c11", who, "a", 11, "Tom"))
+        .learn(&learning("c11", who, "a", 11, "Tom"), None)
         .await
         .unwrap();
     assert_eq!(again.profile.name.unwrap().as_str(), "Zora");
@@ -342,9 +348,9 @@ async fn names_are_replaced_only_by_better_ones(store: &dyn MemoryStore) {
         wrong: CallerName::parse("Zora").unwrap(),
         right: CallerName::parse("Zita").unwrap(),
     });
-    let learned = store.learn(&corrected).await.unwrap();
+    let learned = store.learn(&corrected, None).await.unwrap();
     assert_eq!(learned.profile.name.unwrap().as_str(), "Zita");
-    let repeated = store.learn(&corrected).await.unwrap();
+    let repeated = store.learn(&corrected, None).await.unwrap();
     assert!(!repeated.applied && repeated.profile.name.unwrap().as_str() == "Zita");
 }
 
@@ -433,10 +439,7 @@ pub async fn ledger_contract(ledger: Arc<dyn Ledger>) {
         error: "x".into(),
         cause: RetryCause::Outage,
     };
-    ledger
-        .settle(first[0].id, Stage::Learn, retry)
-        .await
-        .unwrap();
+    ledger.settle(first[0].claim(), retry).await.unwrap();
     assert_eq!(ids(&claim(ledger, Stage::Learn, 49).await), ["c4"]);
     let again = claim(ledger, Stage::Learn, 50).await;
     assert_eq!(ids(&again), ["c4", "c1"]);
@@ -449,7 +452,7 @@ pub async fn ledger_contract(ledger: Arc<dyn Ledger>) {
     // newer call of the same agent waits.
     let learned = Settlement::Learned;
     let settled = ledger
-        .settle(first[0].id, Stage::Learn, learned.clone())
+        .settle(again[1].claim(), learned.clone())
         .await
         .unwrap();
     assert_eq!(settled.next, None);
@@ -457,7 +460,7 @@ pub async fn ledger_contract(ledger: Arc<dyn Ledger>) {
     assert_eq!(ids(&second), ["c2", "c4"]);
     // Settling twice changes nothing.
     ledger
-        .settle(first[0].id, Stage::Learn, learned.clone())
+        .settle(again[1].claim(), learned.clone())
         .await
         .unwrap();
     assert_eq!(ids(&claim(ledger, Stage::Learn, 50).await), ["c2", "c4"]);
@@ -466,14 +469,11 @@ pub async fn ledger_contract(ledger: Arc<dyn Ledger>) {
     let dead = Settlement::Dead {
         error: "broken".into(),
     };
-    ledger
-        .settle(second[0].id, Stage::Learn, dead)
-        .await
-        .unwrap();
+    ledger.settle(second[0].claim(), dead).await.unwrap();
     let third = claim(ledger, Stage::Learn, 50).await;
     assert_eq!(ids(&third), ["c3", "c4"]);
     let settled = ledger
-        .settle(third[0].id, Stage::Learn, Settlement::Learned)
+        .settle(third[0].claim(), Settlement::Learned)
         .await
         .unwrap();
     assert_eq!(settled.next, Some(Stage::Greet));
@@ -484,11 +484,11 @@ pub async fn ledger_contract(ledger: Arc<dyn Ledger>) {
 
     // The revived call is older than the one that waits for its greeting.
     let revived = claim(ledger, Stage::Learn, 60).await;
-    assert!(ids(&revived).contains(&"c2"), "{:?}", ids(&revived));
-    let settled = ledger
-        .settle(second[0].id, Stage::Learn, learned.clone())
-        .await
+    let c2 = revived
+        .iter()
+        .find(|e| e.key.conversation_id.as_str() == "c2")
         .unwrap();
+    let settled = ledger.settle(c2.claim(), learned.clone()).await.unwrap();
     assert_eq!(settled.next, None);
 
     // A newer call makes the waiting greeting needless.
@@ -505,10 +505,7 @@ pub async fn ledger_contract(ledger: Arc<dyn Ledger>) {
         .iter()
         .find(|e| e.key.conversation_id.as_str() == "c6")
         .unwrap();
-    let settled = ledger
-        .settle(c6.id, Stage::Learn, learned.clone())
-        .await
-        .unwrap();
+    let settled = ledger.settle(c6.claim(), learned.clone()).await.unwrap();
     assert_eq!(
         (settled.next, settled.superseded.len()),
         (Some(Stage::Greet), 1)
@@ -535,7 +532,7 @@ pub async fn ledger_contract(ledger: Arc<dyn Ledger>) {
     assert_eq!(to_archive(ledger, 90).await, Vec::<String>::new());
     let greeted = claim(ledger, Stage::Greet, 60).await;
     let settled = ledger
-        .settle(greeted[0].id, Stage::Greet, Settlement::Greeted)
+        .settle(greeted[0].claim(), Settlement::Greeted)
         .await
         .unwrap();
     assert_eq!(settled.next, None);
@@ -548,13 +545,14 @@ pub async fn ledger_contract(ledger: Arc<dyn Ledger>) {
     let pause = i64::try_from(LONGEST_PAUSE.as_secs()).unwrap();
     let c8 = claim(ledger, Stage::Learn, 60).await;
     let c8 = c8.iter().find(|e| e.key.conversation_id.as_str() == "c8");
-    let c8 = c8.unwrap().id;
+    let c8_claim = c8.unwrap().claim();
+    let c8 = c8_claim.id;
     let retry = Settlement::Retry {
         run_at: at(60 + pause),
         error: "x".into(),
         cause: RetryCause::Outage,
     };
-    ledger.settle(c8, Stage::Learn, retry).await.unwrap();
+    ledger.settle(c8_claim, retry).await.unwrap();
     ledger
         .archive_later(vec![c8], at(60 + pause))
         .await
@@ -574,15 +572,14 @@ pub async fn ledger_contract(ledger: Arc<dyn Ledger>) {
     }
     let few = ledger.claim(Stage::Learn, at(59), 1, Vec::new()).await;
     assert_eq!(few.unwrap().events.len(), 1);
+    let c8_claim = claim(ledger, Stage::Learn, 60 + pause).await;
+    let c8_claim = c8_claim.iter().find(|e| e.id == c8).unwrap().claim();
     ledger.archived(vec![c8]).await.unwrap();
-    ledger
-        .settle(c8, Stage::Learn, learned.clone())
-        .await
-        .unwrap();
+    ledger.settle(c8_claim, learned.clone()).await.unwrap();
     let c8 = claim(ledger, Stage::Greet, 60).await;
     let c8 = c8.iter().find(|e| e.key.conversation_id.as_str() == "c8");
     ledger
-        .settle(c8.unwrap().id, Stage::Greet, Settlement::Greeted)
+        .settle(c8.unwrap().claim(), Settlement::Greeted)
         .await
         .unwrap();
 
@@ -603,6 +600,202 @@ pub async fn ledger_contract(ledger: Arc<dyn Ledger>) {
     ledger.check_writable().await.unwrap();
 }
 
+/// What else a [`Ledger`] keeps, and what an erasure makes of it.
+pub async fn erasing_contract(ledger: &dyn Ledger, register: &dyn Register) {
+    let profile = AgentProfile {
+        name: Some("Margaret".into()),
+        ..AgentProfile::default()
+    };
+    let margaret = StoredAgent {
+        agent: agent("margaret"),
+        profile,
+        fetched_at: at(5),
+    };
+    for _ in 0..2 {
+        ledger.save_agent(margaret.clone()).await.unwrap();
+    }
+    let agents = ledger.agents().await.unwrap();
+    let known: Vec<_> = agents
+        .iter()
+        .map(|a| (a.agent.as_str(), a.profile.name.as_deref(), a.fetched_at))
+        .collect();
+    assert_eq!(known, [("margaret", Some("Margaret"), at(5))]);
+    ledger.forget_agent(&agent("margaret")).await.unwrap();
+    assert_eq!(ledger.agents().await.unwrap().len(), 0);
+
+    // Dead letters are read and dropped, one by one or by their age.
+    let before = ledger.stats().await.unwrap().dead_letters;
+    for (body, second) in [("one", 1), ("two", 2)] {
+        let kept = ledger.keep_unknown(body.into(), "no event", at(second));
+        kept.await.unwrap();
+    }
+    let letters = ledger.dead_letters(2).await.unwrap();
+    let [two, one] = [0, 1].map(|i: usize| EventId(letters[i].id));
+    let (letter, body) = ledger.dead_letter(one).await.unwrap().unwrap();
+    assert_eq!(
+        (letter.error.as_str(), &body[..]),
+        ("no event", &b"one"[..])
+    );
+    assert!(ledger.discard(one).await.unwrap());
+    assert!(!ledger.discard(one).await.unwrap());
+    assert!(ledger.dead_letter(one).await.unwrap().is_none());
+    assert_eq!(ledger.expire_dead_letters(at(2)).await.unwrap(), 0);
+    assert_eq!(ledger.expire_dead_letters(at(3)).await.unwrap(), 1);
+    assert!(ledger.dead_letter(two).await.unwrap().is_none());
+    assert_eq!(ledger.stats().await.unwrap().dead_letters, before);
+
+    // Everything of a caller goes, what was given up and what is not known to
+    // be the caller's as well; nothing of others does.
+    let (gone, other) = ("+16125550177", "+161255501770");
+    for (id, who) in [("g1", gone), ("g2", gone), ("g3", gone), ("o1", other)] {
+        ledger.accept(event(id, Some(who), "a", 0)).await.unwrap();
+    }
+    let first = claim(ledger, Stage::Learn, 0).await;
+    let g1 = first
+        .iter()
+        .find(|e| e.key.conversation_id.as_str() == "g1");
+    let g1 = g1.unwrap().claim();
+    let dead = Settlement::Dead { error: "x".into() };
+    ledger.settle(g1, dead).await.unwrap();
+    let second = claim(ledger, Stage::Learn, 0).await;
+    let g2 = second
+        .iter()
+        .find(|e| e.key.conversation_id.as_str() == "g2");
+    let g2 = g2.expect("the next is ready").claim();
+    ledger.archived(vec![g2.id]).await.unwrap();
+    for body in [gone, other, "+1612555017", "nobody"] {
+        let body = format!("a call of {body}");
+        ledger.keep_unknown(body.into(), "x", at(4)).await.unwrap();
+    }
+    let known = KnownCalls {
+        conversations: vec![conversation("k1")],
+        marks: vec![
+            call_mark(&conversation("k1")),
+            call_mark(&conversation("k2")),
+        ],
+    };
+    let gone = caller(gone);
+    let erased = ledger.erase(&gone, known.clone(), at(5)).await.unwrap();
+    assert_eq!((erased.events.len(), erased.dead_letters), (4, 2));
+    let conversations: Vec<&str> = erased.conversations.iter().map(|c| c.as_str()).collect();
+    assert_eq!(conversations, ["g1", "g2", "g3", "k1"]);
+    assert_eq!(erased.archived, [(conversation("g2"), at(0))]);
+    assert_eq!(erased.marks, [call_mark(&conversation("k2"))]);
+    assert_eq!(ledger.stats().await.unwrap().dead_letters, before + 3);
+    let left = claim(ledger, Stage::Learn, 5).await;
+    assert!(ids(&left).contains(&"o1") && !ids(&left).contains(&"g3"));
+    for id in ["g1", "g3", "k1", "k2"] {
+        assert!(register.is_erased(&conversation(id)).await.unwrap(), "{id}");
+        let late = event(id, Some(gone.as_str()), "a", 0);
+        assert_eq!(ledger.accept(late).await.unwrap(), Accepted::Duplicate);
+    }
+    assert!(!register.is_erased(&conversation("o1")).await.unwrap());
+
+    // It is noted until the stores have forgotten the caller, and no file is left.
+    let pending = async || {
+        let pending = register.pending_erasures().await.unwrap();
+        pending.into_iter().find(|p| p.caller == gone)
+    };
+    assert!(!pending().await.unwrap().forgotten);
+    ledger
+        .withdraw(&gone, conversation("w1"), at(6))
+        .await
+        .unwrap();
+    assert!(register.is_erased(&conversation("w1")).await.unwrap());
+    let open = pending().await.unwrap();
+    assert!(!open.forgotten, "files alone change nothing");
+    assert_eq!(open.conversations.len(), 5);
+    register.note_forgotten(&gone).await.unwrap();
+    let removed = erased.conversations.clone();
+    register.end_erasure(&gone, removed).await.unwrap();
+    let open = pending().await.unwrap();
+    assert_eq!(
+        (open.forgotten, open.conversations),
+        (true, vec![conversation("w1")])
+    );
+    let again = ledger
+        .erase(&gone, KnownCalls::default(), at(7))
+        .await
+        .unwrap();
+    assert_eq!(again.archived, [(conversation("w1"), at(7))]);
+    register.note_forgotten(&gone).await.unwrap();
+    register
+        .end_erasure(&gone, vec![conversation("w1")])
+        .await
+        .unwrap();
+    assert_eq!(pending().await, None);
+    ledger
+        .withdraw(&gone, conversation("w2"), at(8))
+        .await
+        .unwrap();
+    assert!(
+        pending().await.unwrap().forgotten,
+        "no store has a part in it"
+    );
+
+    // An erased head lets the next one pass.
+    for id in ["h1", "h2"] {
+        let new = event(id, Some("+16125550178"), "a", 0);
+        ledger.accept(new).await.unwrap();
+    }
+    let head = claim(ledger, Stage::Learn, 9).await;
+    let h1 = head.iter().find(|e| e.key.conversation_id.as_str() == "h1");
+    let h1 = h1.unwrap().claim();
+    ledger.settle(h1, Settlement::Erased).await.unwrap();
+    assert!(ids(&claim(ledger, Stage::Learn, 9).await).contains(&"h2"));
+    // As many bytes as asked for fit.
+    let due = ledger.to_archive(at(9), 2, usize::MAX).await.unwrap();
+    let bytes = due.iter().map(|e| e.payload.len()).sum();
+    assert_eq!(ledger.to_archive(at(9), 2, bytes).await.unwrap().len(), 2);
+    assert_eq!(
+        ledger.to_archive(at(9), 2, bytes - 1).await.unwrap().len(),
+        1
+    );
+}
+
+/// The contract of [`Register`].
+pub async fn register_contract(register: &dyn Register) {
+    let [nora, home, office] = ["+16125550101", "+16125550102", "+16125550103"].map(caller);
+    let decide = async |decision| register.decide(decision, at(0)).await.unwrap();
+    for _ in 0..2 {
+        decide(Decision::OptOut(office.clone(), true)).await;
+        decide(Decision::Share(nora.clone(), true)).await;
+        decide(Decision::Link(home.clone(), Some(office.clone()))).await;
+    }
+    // Whoever was linked to an alias is linked to its person.
+    decide(Decision::Link(office.clone(), Some(nora.clone()))).await;
+    let standings = register.standings().await.unwrap();
+    assert!(standings.opted_out.contains(&office) && standings.shared.contains(&nora));
+    assert_eq!(standings.person(&home), &nora);
+    assert_eq!(standings.person(&office), &nora);
+    decide(Decision::OptOut(office.clone(), false)).await;
+    decide(Decision::Share(nora.clone(), false)).await;
+    decide(Decision::Link(home.clone(), None)).await;
+    let standings = register.standings().await.unwrap();
+    assert!(standings.opted_out.is_empty() && standings.shared.is_empty());
+    assert_eq!(standings.person(&home), &home);
+
+    register
+        .bury(vec![conversation("b1")], at(1))
+        .await
+        .unwrap();
+    assert!(register.is_erased(&conversation("b1")).await.unwrap());
+    assert!(!register.is_erased(&conversation("b2")).await.unwrap());
+    for (second, who) in [(1, "ana"), (2, "ops"), (3, "ana")] {
+        let entry = AuditEntry {
+            at: at(second),
+            who: who.into(),
+            action: "look".into(),
+            subject: "+16*******01".into(),
+            outcome: "200".into(),
+        };
+        register.audit(entry).await.unwrap();
+    }
+    let log = register.audit_log(2).await.unwrap();
+    let newest: Vec<_> = log.iter().map(|e| (e.at, e.who.as_str())).collect();
+    assert_eq!(newest, [(at(3), "ana"), (at(2), "ops")]);
+}
+
 fn sqlite() -> (tempfile::TempDir, SqliteDatabase) {
     let folder = tempfile::tempdir().unwrap();
     let database = SqliteDatabase::open(&folder.path().join("x.db")).unwrap();
@@ -618,7 +811,31 @@ async fn sqlite_keeps_the_contract_of_a_memory_store() {
 #[tokio::test]
 async fn sqlite_keeps_the_contract_of_a_ledger() {
     let (_folder, database) = sqlite();
-    ledger_contract(Arc::new(SqliteLedger::new(database))).await;
+    let register = SqliteRegister::new(database.clone());
+    let ledger = Arc::new(SqliteLedger::new(database));
+    ledger_contract(ledger.clone()).await;
+    erasing_contract(&*ledger, &register).await;
+    register_contract(&register).await;
+}
+
+#[tokio::test]
+async fn postgres_keeps_both_contracts() {
+    let Some(server) = Postgres::start().await else {
+        return;
+    };
+    let url = server.database("memory").await;
+    let database = PostgresDatabase::open(&url).await.unwrap();
+    memory_store_contract(Arc::new(PostgresMemoryStore::new(database))).await;
+    // The contract tells the time.
+    let url = server.database("ledger").await;
+    let database = PostgresDatabase::open_with(&url, Clock::Given)
+        .await
+        .unwrap();
+    let register = PostgresRegister::new(database.clone());
+    let ledger = Arc::new(PostgresLedger::new(database));
+    ledger_contract(ledger.clone()).await;
+    erasing_contract(&*ledger, &register).await;
+    register_contract(&register).await;
 }
 
 proptest! {
@@ -644,13 +861,14 @@ proptest! {
             loop {
                 let ready = claim(&ledger, Stage::Learn, 0).await;
                 let Some(next) = ready.into_iter().next_back() else { break };
+                let claim = next.claim();
                 let how = if failures.next() == Some(true) {
                     Settlement::Retry { run_at: at(0), error: "x".into(), cause: RetryCause::Crash }
                 } else {
                     learned.push((next.caller.unwrap().as_str().to_owned(), next.id.0));
                     Settlement::Learned
                 };
-                ledger.settle(next.id, Stage::Learn, how).await.unwrap();
+                ledger.settle(claim, how).await.unwrap();
             }
             assert_eq!(learned.len(), callers.len());
             for who in 0..4 {
@@ -720,7 +938,7 @@ mod on_openmemory {
                     })
                     .collect();
                 let mut tries = 0;
-                while store.learn(&learning).await.is_err() {
+                while store.learn(&learning, None).await.is_err() {
                     tries += 1;
                     assert!(tries < 50, "{generation:?}");
                 }
@@ -745,13 +963,10 @@ mod on_openmemory {
             let store = store_at(server.url(), KEY, &database);
             for call in 0..7 {
                 store
-                    .learn(&learning(
-                        &format!("c{call}"),
-                        "+16125550101",
-                        "a",
-                        call,
-                        "Nora",
-                    ))
+                    .learn(
+                        &learning(&format!("c{call}"), "+16125550101", "a", call, "Nora"),
+                        None,
+                    )
                     .await
                     .unwrap();
             }
@@ -782,7 +997,7 @@ mod on_openmemory {
             let server = OpenMemoryStandIn::start(generation).await;
             let store = store_at(server.url(), KEY, &database);
             store
-                .learn(&learning("c1", "+16125550101", "a", 0, "Nora"))
+                .learn(&learning("c1", "+16125550101", "a", 0, "Nora"), None)
                 .await
                 .unwrap();
             for trouble in [

@@ -15,10 +15,14 @@ pub fn find(names: &[&'static str]) -> Option<&'static str> {
 /// Whether a test can run that needs this program. `make test` makes sure of
 /// it; plain `cargo test` leaves such tests out and says so.
 pub fn installed(names: &[&'static str]) -> bool {
-    if find(names).is_some() {
+    is_there_or_skipped(names[0], find(names).is_some())
+}
+
+/// The same, for what is found in another way.
+pub fn is_there_or_skipped(missing: &str, is_there: bool) -> bool {
+    if is_there {
         return true;
     }
-    let missing = names[0];
     assert!(
         std::env::var_os("ALL_TOOLS").is_none(),
         "{missing} is not installed (make tools)"

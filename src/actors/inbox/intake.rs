@@ -198,15 +198,15 @@ impl Inbox {
         match event {
             CallEvent::Transcription(call) => {
                 let directory = &self.intake.directory;
-                let opted_out = call
-                    .caller
-                    .as_ref()
-                    .is_some_and(|caller| directory.standing(caller) == Standing::OptedOut);
-                if let Some(caller) = call.caller.as_ref().filter(|_| opted_out) {
+                let Some(caller) = &call.caller else {
+                    return Ok(false);
+                };
+                // An erased one is refused by the ledger.
+                let standing = directory.confirmed_standing(caller).await?;
+                if standing == Standing::OptedOut {
                     self.withdraw(caller, conversation.clone()).await?;
                 }
-                // An erased one is refused by the ledger.
-                Ok(opted_out)
+                Ok(standing == Standing::OptedOut)
             }
             CallEvent::Audio(_) => register.is_erased(conversation).await,
             CallEvent::InitiationFailure(_) => Ok(false),
@@ -274,16 +274,23 @@ impl Inbox {
             received_at,
             payload,
         });
-        let Accepted::New(id) = accepted.await? else {
+        let accepted = accepted.await?;
+        if accepted == Accepted::Duplicate {
             return Ok("received again; nothing changed");
-        };
-        if let Some(caller) = told_by
-            && self.intake.directory.standing(&caller) == Standing::OptedOut
-        {
-            // Decided since it was asked: whatever came before is erased already.
-            self.withdraw(&caller, conversation).await?;
-            return Ok("not kept");
         }
+        if let Some(caller) = told_by {
+            let directory = &self.intake.directory;
+            let is_unwanted = accepted == Accepted::Unwanted
+                || directory.confirmed_standing(&caller).await? == Standing::OptedOut;
+            if is_unwanted {
+                // Decided since it was asked: whatever came before is erased already.
+                self.withdraw(&caller, conversation).await?;
+                return Ok("not kept");
+            }
+        }
+        let Accepted::New(id) = accepted else {
+            return Ok("not kept");
+        };
         if let Some(call) = call.filter(|call| call.caller.is_some()) {
             self.calls.keep(id, call, bytes);
         }

@@ -100,6 +100,8 @@ pub(in crate::actors) struct IndexCell {
     /// Calls learned since the session began: tells whether memories that were
     /// read are all there are.
     calls: AtomicU64,
+    /// Of the memories, where other instances change them.
+    version: AtomicU64,
     budget: Arc<IndexBudget>,
 }
 
@@ -111,6 +113,7 @@ impl IndexCell {
             searched: AtomicBool::new(false),
             bytes: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
+            version: AtomicU64::new(0),
             budget,
         }
     }
@@ -119,6 +122,14 @@ impl IndexCell {
     /// changes with each call, and whenever all indexes are forgotten.
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::Acquire) + self.budget.forgotten.load(Ordering::Acquire)
+    }
+
+    /// The memories have this version: an index of another one is unloaded, and
+    /// one that is being loaded is not taken.
+    pub fn expect(&self, version: u64) {
+        if self.version.swap(version, Ordering::AcqRel) != version {
+            self.note_call(None);
+        }
     }
 
     pub fn is_loaded(&self) -> bool {

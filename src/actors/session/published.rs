@@ -20,6 +20,9 @@ pub struct CallerView {
     pub profile: Option<UniversalProfile>,
     /// Tier 2, by agent.
     pub states: FxHashMap<AgentId, Arc<ConversationState>>,
+    /// As in [`Tiers`].
+    pub memories: u64,
+    pub decisions: u64,
 }
 
 impl From<Tiers> for CallerView {
@@ -30,6 +33,8 @@ impl From<Tiers> for CallerView {
             states: states
                 .map(|(agent, state)| (agent, Arc::new(state)))
                 .collect(),
+            memories: tiers.memories,
+            decisions: tiers.decisions,
         }
     }
 }
@@ -54,6 +59,22 @@ impl Published {
             last_used: AtomicU64::new(0),
             owned: AtomicBool::new(false),
         }
+    }
+
+    /// What is known by now, with the same index.
+    pub(super) fn renewed(&self, view: CallerView) -> Self {
+        Self {
+            view: ArcSwap::from_pointee(view),
+            index: Arc::clone(&self.index),
+            created: Instant::now(),
+            last_used: AtomicU64::new(0),
+            owned: AtomicBool::new(false),
+        }
+    }
+
+    /// Which version of the decisions goes with this.
+    pub(in crate::actors) fn decisions(&self) -> u64 {
+        self.view.load().decisions
     }
 
     /// Both tiers as they are now.

@@ -90,13 +90,23 @@ impl SessionTable {
                 }
                 let view = table.dependencies.load(&caller).await?;
                 let budget = Arc::clone(&table.dependencies.indexes);
-                let published = Arc::new(Published::new(view, budget));
-                table.insert(caller, Arc::clone(&published));
-                Ok(published)
+                Ok(table.insert(caller, Arc::new(Published::new(view, budget))))
             }
         };
         let loaded = self.loads.run(caller, load).await;
         loaded.unwrap_or_else(|_| Err(StoreError::Unavailable("a load panicked".into())))
+    }
+
+    /// The caller as the store has it now: for a store that other instances
+    /// change, too. Of the session here it is the index.
+    pub async fn open_fresh(&self, caller: &CallerId) -> Result<Arc<Published>, StoreError> {
+        let view = self.dependencies.load(caller).await?;
+        let session = self.get(caller).unwrap_or_else(|| {
+            let budget = Arc::clone(&self.dependencies.indexes);
+            let published = Published::new(view.clone(), budget);
+            self.insert(caller.clone(), Arc::new(published))
+        });
+        Ok(Arc::new(session.renewed(view)))
     }
 
     /// Opens a session that stays until it is [released](Self::release) or
@@ -162,8 +172,12 @@ impl SessionTable {
         self.read().by_caller.len() > self.most
     }
 
-    fn insert(&self, caller: CallerId, published: Arc<Published>) {
+    /// The caller's session: this one, unless there is one by now.
+    fn insert(&self, caller: CallerId, published: Arc<Published>) -> Arc<Published> {
         let mut sessions = self.write();
+        if let Some(present) = sessions.by_caller.get(&caller) {
+            return Arc::clone(present);
+        }
         let surplus = (sessions.by_caller.len() + 1).saturating_sub(self.most);
         let gone = sessions.let_go(
             LOOKS_PER_PLACE,
@@ -175,10 +189,11 @@ impl SessionTable {
         sessions
             .looks
             .push_back(Look::now(caller.clone(), &published));
-        sessions.by_caller.insert(caller, published);
+        sessions.by_caller.insert(caller, Arc::clone(&published));
         drop(sessions);
         self.dependencies.metrics.sessions_active.increment(1.0);
         self.count_gone(&gone);
+        published
     }
 
     fn count_gone(&self, gone: &[Arc<Published>]) {

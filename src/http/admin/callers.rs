@@ -211,7 +211,7 @@ async fn show(state: State, caller: CallerId) -> Result<Response, ApiError> {
 }
 
 async fn decisions(state: State) -> Result<Response, ApiError> {
-    answer(&state.callers.decisions())
+    answer(&state.callers.decisions().await?)
 }
 
 async fn export(state: State, caller: CallerId) -> Result<Response, ApiError> {

@@ -21,9 +21,9 @@ use crate::domain::caller_id::CallerId;
 use crate::domain::ids::{AgentId, ConversationId};
 use crate::domain::profile::CallOrder;
 use crate::store::{
-    Accepted, Claimed, DeadLetter, ErasedEvents, EventId, InboxEvent, InboxStats, KnownCalls,
-    LONGEST_PAUSE, Ledger, NewEvent, Result, Settled, Settlement, Stage, StoreError, StoredAgent,
-    Unarchived,
+    Accepted, Claim, Claimed, DeadLetter, ErasedEvents, EventId, InboxEvent, InboxStats,
+    KnownCalls, LONGEST_PAUSE, Ledger, NewEvent, Result, Settled, Settlement, Stage, StoreError,
+    StoredAgent, Unarchived,
 };
 
 use dead_letters::{dead_letter, erase, naming, revive, withdraw};
@@ -87,8 +87,10 @@ impl Ledger for SqliteLedger {
             .await
     }
 
-    async fn settle(&self, id: EventId, stage: Stage, how: Settlement) -> Result<Settled> {
-        self.0.write(move |db| settle(db, id, stage, &how)).await
+    async fn settle(&self, claim: Claim, how: Settlement) -> Result<Settled> {
+        self.0
+            .write(move |db| settle(db, claim.id, claim.stage, &how))
+            .await
     }
 
     async fn to_archive(
@@ -315,7 +317,7 @@ fn accept(db: &Connection, event: &NewEvent) -> Result<Accepted> {
              ON CONFLICT (event_key) DO NOTHING",
         )?
         .execute(named_params! {
-            ":event_key": format!("{} {}", event.key.kind.as_str(), event.key.conversation_id),
+            ":event_key": event.key.unique(),
             ":kind": event.key.kind.as_str(),
             ":conversation": event.key.conversation_id.as_str(),
             ":agent": event.key.agent_id.as_ref().map(AgentId::as_str),
@@ -364,7 +366,14 @@ fn claim(
         let event = first(db, sql, [id.0], |row| inbox_event(row, stage));
         match event {
             // One unreadable row must not hold up the others.
-            Err(StoreError::Corrupt(error)) => claimed.unreadable.push((id, error)),
+            Err(StoreError::Corrupt(error)) => {
+                let claim = Claim {
+                    id,
+                    stage,
+                    fence: 0,
+                };
+                claimed.unreadable.push((claim, error));
+            }
             event => claimed.events.extend(event?),
         }
     }
@@ -383,6 +392,7 @@ fn inbox_event(row: &Row<'_>, stage: Stage) -> Result<InboxEvent> {
     Ok(InboxEvent {
         id: EventId(id),
         stage,
+        fence: 0,
         key: rows::event_key(row)?,
         caller: caller.map(|_| rows::caller(row)).transpose()?,
         order: CallOrder {

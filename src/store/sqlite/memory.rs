@@ -17,7 +17,7 @@ use crate::domain::name::CallerName;
 use crate::domain::profile::{ConversationState, UniversalProfile};
 use crate::domain::tiers::{self, Greeted, Learned, NewGreeting, Renamed, Tiers};
 use crate::store::{
-    CallerExport, ErasedMemory, KnownCalls, MemoryStore, Result, StoreError, call_mark,
+    CallerExport, Claim, ErasedMemory, KnownCalls, MemoryStore, Result, StoreError, call_mark,
 };
 
 /// [`MemoryStore`] on SQLite.
@@ -39,12 +39,16 @@ impl MemoryStore for SqliteMemoryStore {
         self.0.read(move |db| tiers_of(db, &caller)).await
     }
 
-    async fn learn(&self, learning: &Learning) -> Result<Learned> {
+    async fn learn(&self, learning: &Learning, _: Option<Claim>) -> Result<Learned> {
         let learning = learning.clone();
         self.0.write(move |db| learn(db, &learning)).await
     }
 
-    async fn store_greeting(&self, greeting: &NewGreeting) -> Result<Option<Greeted>> {
+    async fn store_greeting(
+        &self,
+        greeting: &NewGreeting,
+        _: Option<Claim>,
+    ) -> Result<Option<Greeted>> {
         let greeting = greeting.clone();
         self.0.write(move |db| store_greeting(db, &greeting)).await
     }

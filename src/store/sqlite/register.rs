@@ -41,6 +41,7 @@ impl Register for SqliteRegister {
                     opted_out: callers("opted_out_callers")?.into_iter().collect(),
                     shared: callers("shared_callers")?.into_iter().collect(),
                     aliases: aliases.into_iter().collect(),
+                    version: 0,
                 })
             })
             .await

@@ -8,7 +8,7 @@ use crate::domain::caller_id::CallerId;
 use crate::domain::ids::ConversationId;
 use crate::store::sqlite::register;
 use crate::store::sqlite::rows::{self, millis, query};
-use crate::store::{DeadLetter, ErasedEvents, EventId, KnownCalls, Result, call_mark};
+use crate::store::{DeadLetter, ErasedEvents, EventId, KnownCalls, Result, call_mark, names};
 
 pub(super) fn dead_letter(row: &Row<'_>) -> Result<DeadLetter> {
     let error: Option<String> = row.get("last_error")?;
@@ -36,15 +36,6 @@ pub(super) fn naming(db: &Connection, caller: &CallerId) -> Result<Vec<EventId>>
         Ok(names(&payload, id).then_some(EventId(row.get("id")?)))
     })?;
     Ok(found.into_iter().flatten().collect())
-}
-
-/// Whether `id` stands in a text, and is not the beginning of a longer one.
-fn names(text: &[u8], id: &str) -> bool {
-    let id = id.as_bytes();
-    text.windows(id.len()).enumerate().any(|(at, window)| {
-        let next = text.get(at + id.len());
-        window == id && !next.is_some_and(u8::is_ascii_alphanumeric)
-    })
 }
 
 /// `unknown` dead letters name no caller themselves; see [`naming`].

@@ -1,0 +1,226 @@
+//! PostgreSQL: several instances of the service, one memory.
+//!
+//! - Whoever changes a caller or the caller's queue locks the caller's row in
+//!   `caller_locks` first, and several callers in the order of their ids, so
+//!   that changes take turns across instances and no two wait for each other.
+//! - Of a caller's calls one at a time is being learned, by one instance: a
+//!   partial unique index says so even if the code forgets.
+//! - What an instance has claimed is its own while it lives, by the database's
+//!   clock. Each claim raises a fence number: an instance that was paused and
+//!   wakes up settles and learns nothing that was taken over meanwhile.
+//! - A ring is one statement, on any instance, so it shows what any instance
+//!   has committed.
+
+mod acceptor;
+mod instance;
+mod ledger;
+mod memory;
+mod migrations;
+mod register;
+mod rows;
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{PgConnection, Postgres, Transaction};
+
+pub use ledger::PostgresLedger;
+pub use memory::PostgresMemoryStore;
+pub use register::PostgresRegister;
+
+use super::{Result, StoreError};
+use crate::domain::caller_id::CallerId;
+use acceptor::Acceptor;
+use instance::Instance;
+
+/// Connections for rings and searches, on which a caller waits.
+const RING_CONNECTIONS: u32 = 8;
+/// Connections for everything else.
+const WORK_CONNECTIONS: u32 = 16;
+/// Longest wait for a connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Limits that the database itself keeps, in milliseconds.
+const LIMITS: [(&str, &str); 4] = [
+    ("statement_timeout", "10000"),
+    ("lock_timeout", "5000"),
+    ("idle_in_transaction_session_timeout", "20000"),
+    // An acknowledgement promises durability.
+    ("synchronous_commit", "on"),
+];
+
+/// An open database. Cheap to clone.
+#[derive(Clone)]
+pub struct PostgresDatabase {
+    rings: PgPool,
+    work: PgPool,
+    instance: Arc<Instance>,
+    acceptor: Acceptor,
+    clock: Clock,
+}
+
+/// Whose time the queue goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// The database's: instances need not agree.
+    Database,
+    /// That of whoever asks: for tests that tell the time.
+    Given,
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        use sqlx::Error as E;
+        match error {
+            // The message of these may quote a value, which may be a caller's.
+            E::ColumnDecode { index, .. } => {
+                Self::Corrupt(format!("column {index} has an unexpected value"))
+            }
+            E::Database(error) => {
+                let code = error.code().unwrap_or_default().into_owned();
+                Self::Unavailable(format!("PostgreSQL refused a statement (SQLSTATE {code})"))
+            }
+            E::Io(error) => Self::Unavailable(format!("PostgreSQL: {}", error.kind())),
+            E::PoolTimedOut => Self::Unavailable("no connection to PostgreSQL is free".into()),
+            E::PoolClosed => Self::Unavailable("the connections to PostgreSQL are closed".into()),
+            E::Tls(_) => Self::Unavailable("PostgreSQL: TLS failed".into()),
+            other => Self::Unavailable(format!("PostgreSQL: {}", kind(&other))),
+        }
+    }
+}
+
+/// What went wrong, without anything that was stored or configured.
+fn kind(error: &sqlx::Error) -> &'static str {
+    use sqlx::Error as E;
+    match error {
+        E::Protocol(_) => "its answer is not understood",
+        E::RowNotFound => "a row is missing",
+        E::ColumnNotFound(_) | E::ColumnIndexOutOfBounds { .. } => "a column is missing",
+        E::Configuration(_) => "the URL cannot be used",
+        _ => "it failed",
+    }
+}
+
+impl PostgresDatabase {
+    /// Connects to the database, and migrates it as needed: safe with several
+    /// instances starting at once.
+    ///
+    /// # Errors
+    /// If it does not answer, or was made by a newer version.
+    pub async fn open(url: &str) -> Result<Self> {
+        Self::open_with(url, Clock::Database).await
+    }
+
+    /// As [`Self::open`], for commands that work on what a service keeps.
+    ///
+    /// # Errors
+    /// If no service ever used the database, or as [`Self::open`].
+    pub async fn open_existing(url: &str) -> Result<Self> {
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_lazy_with(options(url)?);
+        let is_there = migrations::any(&pool).await;
+        pool.close().await;
+        if is_there? {
+            Self::open(url).await
+        } else {
+            Err(StoreError::File(
+                "there are no tables of ELAOMS in the database (DATABASE_URL); the service makes them at its \
+                 first start"
+                    .into(),
+            ))
+        }
+    }
+
+    /// As [`Self::open`], by another clock.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_with(url: &str, clock: Clock) -> Result<Self> {
+        let options = options(url)?;
+        let pool = |most| {
+            PgPoolOptions::new()
+                .max_connections(most)
+                .acquire_timeout(ACQUIRE_TIMEOUT)
+                .connect_lazy_with(options.clone())
+        };
+        let (rings, work) = (pool(RING_CONNECTIONS), pool(WORK_CONNECTIONS));
+        migrations::run(&work).await?;
+        let instance = Instance::start(work.clone()).await?;
+        Ok(Self {
+            acceptor: Acceptor::start(work.clone()),
+            rings,
+            work,
+            instance: Arc::new(instance),
+            clock,
+        })
+    }
+
+    /// Gives back what is claimed, and closes the connections.
+    pub async fn close(&self) {
+        self.instance.leave(&self.work).await;
+        self.rings.close().await;
+        self.work.close().await;
+    }
+
+    async fn begin(&self) -> Result<Transaction<'static, Postgres>> {
+        Ok(self.work.begin().await?)
+    }
+
+    /// The time of the queue, as a parameter: NULL for the database's own.
+    fn now(&self, given: Timestamp) -> Option<i64> {
+        match self.clock {
+            Clock::Database => None,
+            Clock::Given => Some(given.as_millisecond()),
+        }
+    }
+
+    /// A time that was told by our clock, as milliseconds from now on by the
+    /// database's; by a given clock as it is.
+    fn later(&self, at: Timestamp) -> (Option<i64>, i64) {
+        match self.clock {
+            Clock::Database => {
+                let delay = at.duration_since(Timestamp::now()).as_millis();
+                (None, i64::try_from(delay).unwrap_or(i64::MAX / 4).max(0))
+            }
+            Clock::Given => (Some(at.as_millisecond()), 0),
+        }
+    }
+
+    async fn check_writable(&self) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO heartbeat (id, at) VALUES (1, clock_timestamp())
+             ON CONFLICT (id) DO UPDATE SET at = excluded.at",
+        )
+        .execute(&self.work)
+        .await?;
+        Ok(())
+    }
+}
+
+fn options(url: &str) -> Result<PgConnectOptions> {
+    Ok(PgConnectOptions::from_str(url)?
+        .application_name("elaoms")
+        .options(LIMITS))
+}
+
+/// Locks callers until the transaction ends.
+async fn lock_callers(db: &mut PgConnection, callers: &[&str]) -> Result<()> {
+    // In one order, so that no two transactions wait for each other.
+    sqlx::query(
+        "INSERT INTO caller_locks (caller)
+             SELECT DISTINCT caller FROM unnest($1::text[]) AS c (caller) ORDER BY caller
+         ON CONFLICT (caller) DO UPDATE SET taken = caller_locks.taken + 1",
+    )
+    .bind(callers)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+async fn lock_caller(db: &mut PgConnection, caller: &CallerId) -> Result<()> {
+    lock_callers(db, &[caller.as_str()]).await
+}

@@ -1,0 +1,108 @@
+//! This process among the others: it says that it lives, and takes over the
+//! work of those that do not.
+
+use std::time::Duration;
+
+use rand::distr::{Alphanumeric, SampleString};
+use sqlx::PgPool;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::store::Result;
+
+/// How often an instance says that it lives.
+const BEAT: Duration = Duration::from_secs(2);
+/// How long it is believed to live after that, in seconds: several beats, so
+/// that one that is lost does not matter.
+const LIFE: f64 = 10.0;
+/// After how long a dead instance is forgotten, in seconds.
+const MEMORY: f64 = 3_600.0;
+
+/// See the [module](self).
+pub(super) struct Instance {
+    id: String,
+    _stop: DropGuard,
+}
+
+impl Instance {
+    /// Joins the others under an id of its own: what a process has claimed is
+    /// never taken for another's, not even its own from before a restart.
+    pub async fn start(pool: PgPool) -> Result<Self> {
+        let id = Alphanumeric.sample_string(&mut rand::rng(), 16);
+        beat(&pool, &id).await?;
+        let stop = CancellationToken::new();
+        let until = stop.clone();
+        let whose = id.clone();
+        tokio::spawn(until.run_until_cancelled_owned(async move {
+            loop {
+                tokio::time::sleep(BEAT).await;
+                let done = match beat(&pool, &whose).await {
+                    Ok(()) => take_over(&pool).await,
+                    Err(error) => Err(error),
+                };
+                match done {
+                    Ok(0) => {}
+                    Ok(events) => {
+                        tracing::warn!(events, "Work of an instance that is gone is taken over")
+                    }
+                    Err(error) => tracing::error!(%error, "This instance cannot say that it lives"),
+                }
+            }
+        }));
+        Ok(Self {
+            id,
+            _stop: stop.drop_guard(),
+        })
+    }
+
+    /// What others know this process by.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Gives back what is claimed, so that others need not wait.
+    pub async fn leave(&self, pool: &PgPool) {
+        let left = sqlx::query("DELETE FROM instances WHERE id = $1")
+            .bind(&self.id)
+            .execute(pool)
+            .await;
+        let given_back = take_over(pool).await;
+        if left.is_err() || given_back.is_err() {
+            tracing::warn!(
+                "What this instance has claimed is taken over by others in some seconds"
+            );
+        }
+    }
+}
+
+async fn beat(pool: &PgPool, id: &str) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO instances (id, alive_until) VALUES ($1, clock_timestamp() + make_interval(secs => $2))
+         ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until",
+    )
+    .bind(id)
+    .bind(LIFE)
+    .execute(pool)
+    .await?;
+    sqlx::query(
+        "DELETE FROM instances WHERE alive_until < clock_timestamp() - make_interval(secs => $1)",
+    )
+    .bind(MEMORY)
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Makes ready again what dead instances have claimed; how many events.
+async fn take_over(pool: &PgPool) -> Result<u64> {
+    let taken = sqlx::query(
+        "UPDATE inbox SET state = 'ready', owner = NULL
+         WHERE id IN (
+             SELECT id FROM inbox
+             WHERE state = 'running' AND NOT EXISTS (
+                 SELECT 1 FROM instances i WHERE i.id = inbox.owner AND i.alive_until > clock_timestamp())
+             FOR UPDATE SKIP LOCKED)",
+    )
+    .execute(pool)
+    .await?;
+    Ok(taken.rows_affected())
+}

@@ -1,0 +1,285 @@
+//! The register in PostgreSQL.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use sqlx::{PgConnection, Row};
+
+use super::rows::{self, millis, number, text, unreadable};
+use super::{PostgresDatabase, lock_caller, lock_callers};
+use crate::domain::caller_id::CallerId;
+use crate::domain::ids::ConversationId;
+use crate::domain::standing::Standings;
+use crate::store::{AuditEntry, Decision, PendingErasure, Register, Result, StoreError, call_mark};
+
+/// [`Register`] on PostgreSQL.
+#[derive(Clone)]
+pub struct PostgresRegister(PostgresDatabase);
+
+impl PostgresRegister {
+    /// The register in this database.
+    #[must_use]
+    pub fn new(database: PostgresDatabase) -> Self {
+        Self(database)
+    }
+}
+
+#[async_trait]
+impl Register for PostgresRegister {
+    /// One statement: all of one moment, with its version.
+    async fn standings(&self) -> Result<Standings> {
+        let found = sqlx::query(
+            "SELECT 'version' AS what, '' AS caller, '' AS person, version FROM decisions
+             UNION ALL SELECT 'opted out', caller, '', 0 FROM opted_out_callers
+             UNION ALL SELECT 'shared', caller, '', 0 FROM shared_callers
+             UNION ALL SELECT 'link', alias, caller, 0 FROM caller_links",
+        )
+        .fetch_all(&self.0.work)
+        .await?;
+        let mut standings = Standings::default();
+        for row in &found {
+            match row.try_get("what")? {
+                "version" => standings.version = number(row, "version")?,
+                "opted out" => drop(standings.opted_out.insert(rows::caller(row, "caller")?)),
+                "shared" => drop(standings.shared.insert(rows::caller(row, "caller")?)),
+                _ => {
+                    let (alias, person) =
+                        (rows::caller(row, "caller")?, rows::caller(row, "person")?);
+                    standings.aliases.insert(alias, person);
+                }
+            }
+        }
+        Ok(standings)
+    }
+
+    async fn version(&self) -> Result<u64> {
+        let row = sqlx::query("SELECT version FROM decisions")
+            .fetch_one(&self.0.work)
+            .await?;
+        number(&row, "version")
+    }
+
+    async fn decide(&self, decision: Decision, now: Timestamp) -> Result<()> {
+        let mut transaction = self.0.begin().await?;
+        let db = &mut *transaction;
+        decide(db, &decision, millis(now)).await?;
+        sqlx::query("UPDATE decisions SET version = version + 1")
+            .execute(&mut *db)
+            .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    async fn bury(&self, conversations: Vec<ConversationId>, now: Timestamp) -> Result<()> {
+        let marks = conversations.iter().map(call_mark).collect();
+        let mut db = self.0.work.acquire().await?;
+        bury_marks(&mut db, marks, now).await
+    }
+
+    async fn is_erased(&self, conversation: &ConversationId) -> Result<bool> {
+        let erased =
+            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM erased_calls WHERE mark = $1)")
+                .bind(call_mark(conversation))
+                .fetch_one(&self.0.work)
+                .await?;
+        Ok(erased)
+    }
+
+    async fn pending_erasures(&self) -> Result<Vec<PendingErasure>> {
+        let found = sqlx::query("SELECT * FROM pending_erasures ORDER BY begun_at")
+            .fetch_all(&self.0.work)
+            .await?;
+        found
+            .iter()
+            .map(|row| {
+                Ok(PendingErasure {
+                    caller: rows::caller(row, "caller")?,
+                    conversations: conversations(row.try_get("conversations")?)?,
+                    forgotten: row.try_get("forgotten")?,
+                })
+            })
+            .collect()
+    }
+
+    async fn note_forgotten(&self, caller: &CallerId) -> Result<()> {
+        sqlx::query("UPDATE pending_erasures SET forgotten = TRUE WHERE caller = $1")
+            .bind(caller.as_str())
+            .execute(&self.0.work)
+            .await?;
+        Ok(())
+    }
+
+    async fn end_erasure(&self, caller: &CallerId, removed: Vec<ConversationId>) -> Result<()> {
+        let mut transaction = self.0.begin().await?;
+        let db = &mut *transaction;
+        lock_caller(db, caller).await?;
+        // Further conversations may have been added by another erasure meanwhile.
+        let (mut left, forgotten) = pending_erasure(db, caller).await?;
+        left.retain(|conversation| !removed.contains(conversation));
+        if left.is_empty() && forgotten {
+            sqlx::query("DELETE FROM pending_erasures WHERE caller = $1")
+                .bind(caller.as_str())
+                .execute(&mut *db)
+                .await?;
+        } else {
+            sqlx::query("UPDATE pending_erasures SET conversations = $2 WHERE caller = $1")
+                .bind(caller.as_str())
+                .bind(list(&left)?)
+                .execute(&mut *db)
+                .await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    async fn audit(&self, entry: AuditEntry) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO audit_log (at, who, action, subject, outcome) VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(millis(entry.at))
+        .bind(text(&entry.who))
+        .bind(text(&entry.action))
+        .bind(text(&entry.subject))
+        .bind(text(&entry.outcome))
+        .execute(&self.0.work)
+        .await?;
+        Ok(())
+    }
+
+    async fn audit_log(&self, limit: usize) -> Result<Vec<AuditEntry>> {
+        let found = sqlx::query("SELECT * FROM audit_log ORDER BY id DESC LIMIT $1")
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .fetch_all(&self.0.work)
+            .await?;
+        found
+            .iter()
+            .map(|row| {
+                Ok(AuditEntry {
+                    at: rows::time(row, "at")?,
+                    who: row.try_get("who")?,
+                    action: row.try_get("action")?,
+                    subject: row.try_get("subject")?,
+                    outcome: row.try_get("outcome")?,
+                })
+            })
+            .collect()
+    }
+}
+
+async fn decide(db: &mut PgConnection, decision: &Decision, now: i64) -> Result<()> {
+    let statement = match decision {
+        Decision::OptOut(caller, _) | Decision::Share(caller, _) | Decision::Link(caller, None) => {
+            lock_caller(db, caller).await?;
+            match decision {
+                Decision::OptOut(_, true) => sqlx::query(
+                    "INSERT INTO opted_out_callers VALUES ($1, $2) ON CONFLICT DO NOTHING",
+                )
+                .bind(caller.as_str())
+                .bind(now),
+                Decision::OptOut(_, false) => {
+                    sqlx::query("DELETE FROM opted_out_callers WHERE caller = $1")
+                        .bind(caller.as_str())
+                }
+                Decision::Share(_, true) => {
+                    sqlx::query("INSERT INTO shared_callers VALUES ($1, $2) ON CONFLICT DO NOTHING")
+                        .bind(caller.as_str())
+                        .bind(now)
+                }
+                Decision::Share(_, false) => {
+                    sqlx::query("DELETE FROM shared_callers WHERE caller = $1")
+                        .bind(caller.as_str())
+                }
+                Decision::Link(..) => {
+                    sqlx::query("DELETE FROM caller_links WHERE alias = $1").bind(caller.as_str())
+                }
+            }
+        }
+        Decision::Link(alias, Some(caller)) => {
+            lock_callers(db, &[alias.as_str(), caller.as_str()]).await?;
+            // Whoever was linked to the alias is linked to the caller now.
+            sqlx::query("UPDATE caller_links SET caller = $2 WHERE caller = $1")
+                .bind(alias.as_str())
+                .bind(caller.as_str())
+                .execute(&mut *db)
+                .await?;
+            sqlx::query(
+                "INSERT INTO caller_links VALUES ($1, $2, $3)
+                 ON CONFLICT (alias) DO UPDATE SET caller = excluded.caller",
+            )
+            .bind(alias.as_str())
+            .bind(caller.as_str())
+            .bind(now)
+        }
+    };
+    statement.execute(db).await?;
+    Ok(())
+}
+
+/// Of an erasure that has not ended: whose files are left, and whether the
+/// stores have forgotten the caller.
+pub(super) async fn pending_erasure(
+    db: &mut PgConnection,
+    caller: &CallerId,
+) -> Result<(Vec<ConversationId>, bool)> {
+    let row =
+        sqlx::query("SELECT conversations, forgotten FROM pending_erasures WHERE caller = $1")
+            .bind(caller.as_str())
+            .fetch_optional(db)
+            .await?;
+    match row {
+        Some(row) => Ok((
+            conversations(row.try_get("conversations")?)?,
+            row.try_get("forgotten")?,
+        )),
+        None => Ok((Vec::new(), false)),
+    }
+}
+
+/// Notes what an erasure has still to do. Once the stores have to forget the
+/// caller, one of files alone does not change that.
+pub(super) async fn begin_erasure(
+    db: &mut PgConnection,
+    caller: &CallerId,
+    conversations: &[ConversationId],
+    forgotten: bool,
+    now: Timestamp,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO pending_erasures (caller, conversations, begun_at, forgotten) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (caller) DO UPDATE SET conversations = excluded.conversations,
+             begun_at = excluded.begun_at, forgotten = pending_erasures.forgotten AND excluded.forgotten",
+    )
+    .bind(caller.as_str())
+    .bind(list(conversations)?)
+    .bind(millis(now))
+    .bind(forgotten)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Notes calls as erased.
+pub(super) async fn bury_marks(
+    db: &mut PgConnection,
+    mut marks: Vec<String>,
+    now: Timestamp,
+) -> Result<()> {
+    // In one order, so that no two transactions wait for each other.
+    marks.sort_unstable();
+    sqlx::query(
+        "INSERT INTO erased_calls (mark, at) SELECT DISTINCT mark, $2 FROM unnest($1::text[]) AS mark
+         ON CONFLICT (mark) DO NOTHING",
+    )
+    .bind(marks)
+    .bind(millis(now))
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+fn list(conversations: &[ConversationId]) -> Result<String> {
+    serde_json::to_string(conversations).map_err(|e| StoreError::Corrupt(e.to_string()))
+}
+
+fn conversations(listed: &str) -> Result<Vec<ConversationId>> {
+    serde_json::from_str(listed).map_err(|_| unreadable("conversations"))
+}

@@ -1,0 +1,295 @@
+//! Several instances on one PostgreSQL: what one has committed the others know,
+//! and whatever happens to them, each call is learned once, in its order.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::process::Command;
+use tokio::time::sleep;
+
+use crate::payloads::{CallBody, call};
+use crate::postgres::Postgres;
+use crate::service::{AGENT, CALLER, OTHER_AGENT, OTHER_CALLER, Service, until};
+
+/// How long an instance is believed to live that says nothing.
+const LIFE: Duration = Duration::from_secs(10);
+
+async fn instances<const N: usize>(url: &str) -> [Service; N] {
+    let settings = [("DATABASE_URL", url)];
+    let all = join_all((0..N).map(|_| Service::start_with(&settings))).await;
+    all.try_into().unwrap_or_else(|_| unreachable!())
+}
+
+async fn admin(service: &Service, method: Method, path: &str, body: Value) -> Value {
+    let request = service.admin(method, path).json(&body);
+    let response = request.send().await.unwrap();
+    assert_eq!(response.status(), 200, "{path}");
+    response.json().await.unwrap()
+}
+
+/// Waits until everything that was taken is learned, greeted and archived.
+async fn settle(server: &Postgres) {
+    let open = "SELECT count(*) FROM inbox WHERE state NOT IN ('done', 'dead') OR NOT archived";
+    until("an empty inbox", async || {
+        server.query("fleet", open).await == "0"
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_instance_has_committed_every_other_knows_at_once() {
+    let Some(server) = Postgres::start().await else {
+        return;
+    };
+    let url = server.database("fleet").await;
+    let [a, b] = instances(&url).await;
+    // Both know of nobody, and one searches.
+    for service in [&a, &b] {
+        assert_eq!(
+            service.ring(CALLER, AGENT).await["dynamic_variables"],
+            json!({})
+        );
+        assert!(service.found(CALLER, AGENT, "roses").await.is_empty());
+    }
+    let said = call("conv_1", AGENT, CALLER).caller("My name is Nora. I like roses.");
+    a.end_call(&said).await;
+    a.wait_for_greeting(CALLER, AGENT, "roses").await;
+    let greeting = b.greeting(CALLER, AGENT).await.unwrap();
+    assert!(greeting.contains("roses"), "{greeting}");
+    assert_eq!(b.found(CALLER, AGENT, "roses").await.len(), 1);
+    let next = call("conv_2", AGENT, CALLER)
+        .caller("I like tulips.")
+        .later(60);
+    b.end_call(&next).await;
+    b.wait_for_greeting(CALLER, AGENT, "tulips").await;
+    assert!(a.greeting(CALLER, AGENT).await.unwrap().contains("tulips"));
+    assert_eq!(
+        a.found(CALLER, AGENT, "tulips").await.len(),
+        1,
+        "an index of before"
+    );
+
+    // What operators decide holds everywhere with the next request.
+    let path = format!("callers/{CALLER}");
+    let name = json!({"name": "Nina"});
+    admin(&a, Method::PUT, &format!("{path}/name"), name).await;
+    assert_eq!(
+        b.ring(CALLER, OTHER_AGENT).await["dynamic_variables"]["user_name"],
+        "Nina"
+    );
+    let to = json!({"caller": CALLER});
+    admin(&b, Method::PUT, &format!("callers/{OTHER_CALLER}/link"), to).await;
+    assert_eq!(
+        a.ring(OTHER_CALLER, AGENT).await["dynamic_variables"]["user_name"],
+        "Nina"
+    );
+    admin(&a, Method::PUT, &format!("{path}/shared"), json!({})).await;
+    assert_eq!(b.ring(CALLER, AGENT).await["dynamic_variables"], json!({}));
+    admin(&a, Method::DELETE, &format!("{path}/shared"), json!({})).await;
+    let receipt = admin(&a, Method::PUT, &format!("{path}/opt-out"), json!({})).await;
+    assert_eq!(receipt["memories"], 2, "{receipt}");
+    let late = call("conv_3", AGENT, CALLER)
+        .caller("I like lilies.")
+        .later(120);
+    b.end_call(&late).await;
+    for service in [&a, &b] {
+        assert_eq!(
+            service.ring(CALLER, AGENT).await["dynamic_variables"],
+            json!({})
+        );
+        assert!(service.found(CALLER, AGENT, "lilies").await.is_empty());
+    }
+    assert_eq!(
+        server.query("fleet", "SELECT count(*) FROM inbox").await,
+        "0"
+    );
+    admin(&b, Method::DELETE, &format!("{path}/opt-out"), json!({})).await;
+    let again = call("conv_4", AGENT, CALLER)
+        .caller("My name is Nora.")
+        .later(180);
+    a.end_call(&again).await;
+    until("a ring with the name", async || {
+        a.ring(CALLER, AGENT).await["dynamic_variables"]["user_name"] == "Nora"
+    })
+    .await;
+    assert_eq!(
+        b.ring(CALLER, AGENT).await["dynamic_variables"]["user_name"],
+        "Nora"
+    );
+    settle(&server).await;
+}
+
+/// What happens to the fleet while calls end.
+#[derive(Debug, Clone, Copy)]
+enum Trouble {
+    /// An instance ends without warning, and comes back.
+    Kill,
+    /// An instance stands still for longer than it is believed to live.
+    Pause,
+    /// The database crashes, and comes back.
+    Database,
+}
+
+/// Sends a signal to an instance.
+async fn signal(service: &Service, signal: &str) {
+    let pid = service.pid().to_string();
+    let sent = Command::new("kill").args([signal, &pid]).status();
+    assert!(sent.await.unwrap().success());
+}
+
+/// Delivers a call until it is acknowledged, somewhere.
+async fn deliver(bases: &[String], http: &reqwest::Client, key: &[u8], said: &CallBody, at: usize) {
+    for attempt in 0.. {
+        let (body, base) = (said.body(), &bases[(at + attempt) % bases.len()]);
+        let signature = elaoms::http::sign(&body, key, jiff::Timestamp::now());
+        let request = http
+            .post(format!("{base}/webhook/post-call"))
+            .header("ElevenLabs-Signature", signature)
+            .timeout(Duration::from_secs(5))
+            .body(body);
+        match request.send().await {
+            Ok(answer) if answer.status() == 200 => return,
+            _ => sleep(Duration::from_millis(100)).await,
+        }
+        assert!(attempt < 600, "never acknowledged");
+    }
+}
+
+/// Notes who works on a caller's calls and when: what the rows themselves tell
+/// only of the last.
+const WITNESS: &str = "
+    CREATE TABLE witness (id BIGSERIAL PRIMARY KEY, caller TEXT, event BIGINT, owner TEXT, begins BOOLEAN);
+    CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF OLD.stage = 'learn' AND OLD.state = 'running' THEN
+            INSERT INTO witness (caller, event, owner, begins) VALUES (OLD.caller, OLD.id, OLD.owner, FALSE);
+        END IF;
+        IF NEW.stage = 'learn' AND NEW.state = 'running' THEN
+            INSERT INTO witness (caller, event, owner, begins) VALUES (NEW.caller, NEW.id, NEW.owner, TRUE);
+        END IF;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER witness AFTER UPDATE ON inbox FOR EACH ROW EXECUTE FUNCTION note();";
+
+/// `FLEET_CALLERS` and `FLEET_EVENTS` set the size, `SEED` repeats a run.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_happens_to_instances_and_database_each_call_is_learned_once_in_order() {
+    let Some(mut server) = Postgres::start().await else {
+        return;
+    };
+    let number = |name: &str, or: usize| -> usize {
+        std::env::var(name).map_or(or, |text| text.parse().unwrap())
+    };
+    let (callers, events) = (number("FLEET_CALLERS", 60), number("FLEET_EVENTS", 900));
+    let seed = number("SEED", 20_261_125) as u64;
+    println!("SEED={seed} FLEET_CALLERS={callers} FLEET_EVENTS={events}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let url = server.database("fleet").await;
+    let mut fleet: [Service; 3] = instances(&url).await;
+    server.query("fleet", WITNESS).await;
+    // They are found at the same places again after a restart.
+    for service in &mut fleet {
+        let address = service.base.trim_start_matches("http://").to_owned();
+        service.set("BIND_ADDR", &address);
+    }
+    let bases: Vec<String> = fleet.iter().map(|s| s.base.clone()).collect();
+    let key = fleet[0].post_call_key();
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+
+    // Of each caller one call after the other; callers side by side; some twice.
+    let mut plan: Vec<Vec<(usize, bool, u64)>> = vec![Vec::new(); callers];
+    for event in 0..events {
+        let pause = random.random_range(0..2_000);
+        plan[random.random_range(0..callers)].push((event, random.random_bool(0.1), pause));
+    }
+    let deliveries = join_all(plan.iter().enumerate().map(|(who, calls)| {
+        let (bases, http) = (&bases, &http);
+        async move {
+            for (place, (event, twice, pause)) in calls.iter().enumerate() {
+                // While one trouble follows the other.
+                sleep(Duration::from_millis(*pause)).await;
+                let caller = format!("+1612555{who:04}");
+                let said = call(&format!("conv_{event}"), AGENT, &caller)
+                    .caller(&format!("My name is Nora. This is call {place}."))
+                    .later(60 * place as i64);
+                deliver(bases, http, key, &said, *event).await;
+                if *twice {
+                    deliver(bases, http, key, &said, *event + 1).await;
+                }
+            }
+        }
+    }));
+    let troubles = async {
+        use Trouble::{Database, Kill, Pause};
+        for trouble in [Kill, Pause, Kill, Database, Kill] {
+            sleep(Duration::from_millis(500)).await;
+            let victim = random.random_range(0..fleet.len());
+            match trouble {
+                Kill => {
+                    fleet[victim].kill().await;
+                    sleep(Duration::from_millis(300)).await;
+                    fleet[victim].respawn().await;
+                }
+                Pause => {
+                    signal(&fleet[victim], "-STOP").await;
+                    sleep(LIFE + Duration::from_secs(3)).await;
+                    signal(&fleet[victim], "-CONT").await;
+                }
+                Database => {
+                    server.stop().await;
+                    sleep(Duration::from_millis(500)).await;
+                    server.start_again().await;
+                }
+            }
+        }
+    };
+    tokio::join!(deliveries, troubles);
+    let open = "SELECT count(*) FROM inbox WHERE state <> 'done' OR NOT archived";
+    let ends = Instant::now() + Duration::from_secs(120);
+    while server.query("fleet", open).await != "0" {
+        assert!(Instant::now() < ends, "not all is done");
+        sleep(Duration::from_millis(200)).await;
+    }
+
+    let count = async |sql: &str| server.query("fleet", sql).await;
+    let all = events.to_string();
+    assert_eq!(count("SELECT count(*) FROM learned_calls").await, all);
+    assert_eq!(
+        count("SELECT sum(total_interactions) FROM callers").await,
+        all
+    );
+    assert_eq!(
+        count("SELECT sum(conversation_count) FROM conversation_states").await,
+        all
+    );
+    assert_eq!(count("SELECT count(*) FROM memories").await, all);
+    let disorder = "SELECT count(*) FROM (SELECT said_at, lag(said_at) OVER (PARTITION BY caller ORDER BY id) AS before
+                    FROM memories) m WHERE said_at < before";
+    assert_eq!(count(disorder).await, "0", "out of order");
+    // Never two instances, or two calls, at one caller at a time.
+    let overlaps = "SELECT count(*) FROM (SELECT begins, lag(begins) OVER (PARTITION BY caller ORDER BY id) AS before
+                    FROM witness) w WHERE begins = coalesce(before, FALSE)";
+    assert_eq!(count(overlaps).await, "0", "two at one caller at a time");
+    let taken_over = "SELECT count(*) FROM (SELECT event FROM witness WHERE begins GROUP BY event
+                      HAVING count(DISTINCT owner) > 1) w";
+    println!("events that changed hands: {}", count(taken_over).await);
+    // The newest call's greeting stands, on every instance.
+    for (who, calls) in plan
+        .iter()
+        .enumerate()
+        .filter(|(_, calls)| !calls.is_empty())
+    {
+        let caller = format!("+1612555{who:04}");
+        let service = &fleet[who % fleet.len()];
+        let greeting = service.greeting(&caller, AGENT).await.unwrap_or_default();
+        let newest = format!("call {}", calls.len() - 1);
+        assert!(
+            greeting.contains(&newest),
+            "{caller}: {greeting}, not {newest}"
+        );
+    }
+}

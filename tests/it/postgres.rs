@@ -1,0 +1,151 @@
+//! A PostgreSQL server of a test's own, thrown away with it.
+
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use crate::service::until;
+use crate::tools;
+
+/// Where Debian keeps the programs of each version.
+const DEBIAN: &str = "/usr/lib/postgresql";
+/// Whom the server runs as where we are root, which it refuses.
+const USER: &str = "postgres";
+
+pub struct Postgres {
+    folder: TempDir,
+    child: Child,
+}
+
+impl Postgres {
+    /// `None` where PostgreSQL is not installed.
+    pub async fn start() -> Option<Self> {
+        if !tools::is_there_or_skipped("postgresql", program("initdb").is_some()) {
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        if rustix::process::geteuid().is_root() {
+            let id = async |of: &str| {
+                let id = Command::new("id").args([of, USER]).output().await.unwrap();
+                String::from_utf8(id.stdout).unwrap().trim().parse().ok()
+            };
+            chown(folder.path(), id("-u").await, id("-g").await).unwrap();
+        }
+        let data = folder.path().join("data");
+        let mut initdb = as_user(&program("initdb").unwrap());
+        initdb
+            .args(["--auth=trust", "--username=elaoms", "--no-sync", "-D"])
+            .arg(&data);
+        succeeded(&initdb.output().await.unwrap());
+        let child = spawn(folder.path());
+        let server = Self { folder, child };
+        server.wait().await;
+        Some(server)
+    }
+
+    /// A new, empty database on it.
+    pub async fn database(&self, name: &str) -> String {
+        self.run(&format!("CREATE DATABASE {name}")).await;
+        self.url(name)
+    }
+
+    pub fn url(&self, database: &str) -> String {
+        // A socket of its own: ports are given to other tests meanwhile.
+        let folder = self.folder.path().display();
+        format!("postgres://elaoms@localhost/{database}?host={folder}")
+    }
+
+    /// Ends the server as a crash would, and starts it again.
+    pub async fn crash_and_restart(&mut self) {
+        self.stop().await;
+        self.start_again().await;
+    }
+
+    pub async fn stop(&mut self) {
+        // SIGQUIT: at once, without a checkpoint.
+        let pid = self.child.id().unwrap().to_string();
+        let quit = Command::new("kill").args(["-QUIT", &pid]).status();
+        assert!(quit.await.unwrap().success());
+        self.child.wait().await.unwrap();
+    }
+
+    pub async fn start_again(&mut self) {
+        self.child = spawn(self.folder.path());
+        self.wait().await;
+    }
+
+    async fn wait(&self) {
+        until("PostgreSQL to answer", async || {
+            self.psql("postgres", "SELECT 1").await.status.success()
+        })
+        .await;
+    }
+
+    /// What a statement answers, without decoration.
+    pub async fn query(&self, database: &str, sql: &str) -> String {
+        let output = self.psql(database, sql).await;
+        succeeded(&output);
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    async fn run(&self, sql: &str) {
+        succeeded(&self.psql("postgres", sql).await);
+    }
+
+    async fn psql(&self, database: &str, sql: &str) -> Output {
+        Command::new(program("psql").unwrap())
+            .args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql])
+            .arg(self.url(database))
+            .env("PGCONNECT_TIMEOUT", "5")
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .unwrap()
+    }
+}
+
+fn succeeded(output: &Output) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+}
+
+/// The newest version of a program of the server, which is on no PATH.
+fn program(name: &str) -> Option<PathBuf> {
+    let versions = std::fs::read_dir(DEBIAN).ok()?;
+    let mut found: Vec<PathBuf> = versions
+        .filter_map(|version| Some(version.ok()?.path().join("bin").join(name)))
+        .filter(|path| path.exists())
+        .collect();
+    found.sort();
+    found.pop()
+}
+
+/// It ends with the thread that starts it, even if that is killed.
+fn as_user(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]);
+    if rustix::process::geteuid().is_root() {
+        command.args(["--reuid", USER, "--regid", USER, "--clear-groups"]);
+    }
+    command.arg("--").arg(program);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    // Its own folder may be closed to the other user.
+    command.current_dir("/");
+    command
+}
+
+fn spawn(folder: &Path) -> Child {
+    let mut server = as_user(&program("postgres").unwrap());
+    let sockets = format!("unix_socket_directories={}", folder.display());
+    server
+        .arg("-D")
+        .arg(folder.join("data"))
+        .args(["-c", "listen_addresses="])
+        .args(["-c", &sockets, "-c", "max_connections=200"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    server.spawn().unwrap()
+}
