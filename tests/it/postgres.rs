@@ -58,12 +58,7 @@ impl Postgres {
         format!("postgres://elaoms@localhost/{database}?host={folder}")
     }
 
-    /// Ends the server as a crash would, and starts it again.
-    pub async fn crash_and_restart(&mut self) {
-        self.stop().await;
-        self.start_again().await;
-    }
-
+    /// Ends the server as a crash would.
     pub async fn stop(&mut self) {
         // SIGQUIT: at once, without a checkpoint.
         let pid = self.child.id().unwrap().to_string();
