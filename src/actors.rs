@@ -23,6 +23,7 @@ mod backoff;
 mod breaker;
 mod callers;
 mod directory;
+mod fleet;
 mod health;
 mod inbox;
 mod intensity;

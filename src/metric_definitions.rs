@@ -15,8 +15,8 @@ use metrics::{
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 pub use labels::{
-    ActorKind, CacheResult, CallOutcome, Dropped, Endpoint, Label, OpenAiOutcome, RingOutcome,
-    SearchOutcome, Status, Tier, TierResult, TokenKind,
+    ActorKind, CacheResult, CallOutcome, Dropped, Endpoint, Label, OpenAiOutcome, Pool,
+    RingOutcome, SearchOutcome, Status, Tier, TierResult, TokenKind,
 };
 
 /// One metric handle for each value of a label.
@@ -84,6 +84,14 @@ pub struct Metrics {
     pub sessions_active: Gauge,
     /// `elaoms_sessions_max`
     pub sessions_max: Gauge,
+    /// `elaoms_instances`
+    pub instances: Gauge,
+    /// `elaoms_lease_takeovers_total`
+    pub taken_over: Counter,
+    /// `elaoms_fence_refusals_total`
+    pub refused_claims: Counter,
+    /// `elaoms_database_busy_connections{pool}`
+    pub busy_connections: Family<Pool, Gauge>,
     /// `elaoms_storage_free_bytes`
     pub storage_free: Gauge,
     /// `elaoms_storage_size_bytes`
@@ -204,6 +212,12 @@ impl Metrics {
             dead_letters: unset(gauge!("elaoms_dead_letters")),
             sessions_active: unset(gauge!("elaoms_sessions_active")),
             sessions_max: unset(gauge!("elaoms_sessions_max")),
+            instances: unset(gauge!("elaoms_instances")),
+            taken_over: zero(counter!("elaoms_lease_takeovers_total")),
+            refused_claims: zero(counter!("elaoms_fence_refusals_total")),
+            busy_connections: Family::new(|p: Pool| {
+                unset(gauge!("elaoms_database_busy_connections", "pool" => p.as_str()))
+            }),
             storage_free: unset(gauge!("elaoms_storage_free_bytes")),
             storage_size: unset(gauge!("elaoms_storage_size_bytes")),
             actor_restarts: Family::new(restarts),
@@ -302,6 +316,22 @@ fn describe() {
     describe_gauge!(
         "elaoms_sessions_max",
         "Caller sessions that there may be (MAX_SESSIONS)."
+    );
+    describe_gauge!(
+        "elaoms_instances",
+        "Instances that share the database and live, this one included; 0 without PostgreSQL."
+    );
+    describe_counter!(
+        "elaoms_lease_takeovers_total",
+        "Events that this instance has taken over from others that were gone."
+    );
+    describe_counter!(
+        "elaoms_fence_refusals_total",
+        "Times this instance was refused because another had taken its event over."
+    );
+    describe_gauge!(
+        "elaoms_database_busy_connections",
+        "Connections to PostgreSQL in use: 8 for rings and searches, 16 for everything else."
     );
     let b = Unit::Bytes;
     describe_gauge!(

@@ -29,7 +29,7 @@ pub use archive::{Archive, AudioSpool, BatchTurn, Removed};
 pub use database::{Database, DatabaseUrl};
 pub use erasure::{Erasure, Receipt, erase};
 pub use ledger::{
-    Accepted, Claim, Claimed, DeadLetter, ErasedEvents, EventId, InboxEvent, InboxStats,
+    Accepted, Claim, Claimed, DeadLetter, ErasedEvents, EventId, Fleet, InboxEvent, InboxStats,
     LONGEST_PAUSE, Ledger, NewEvent, RetryCause, Settled, Settlement, Stage, StoredAgent,
     Unarchived,
 };

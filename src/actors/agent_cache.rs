@@ -68,6 +68,8 @@ pub(super) enum Message {
         agent: AgentId,
         reply: oneshot::Sender<bool>,
     },
+    /// Other instances have saved these.
+    Changed(Vec<StoredAgent>),
 }
 
 impl AgentCache {
@@ -171,6 +173,13 @@ impl AgentCache {
         matches!(timeout(WAIT, done).await, Ok(Ok(true)))
     }
 
+    /// Takes the profiles that other instances have saved.
+    pub(super) fn catch_up(&self, changed: Vec<StoredAgent>) {
+        if !changed.is_empty() {
+            self.slot.send(Message::Changed(changed));
+        }
+    }
+
     pub(super) fn slot(&self) -> &Slot<Message> {
         &self.slot
     }
@@ -220,6 +229,7 @@ impl Worker for AgentCacheActor {
             Message::Fetch { agent, reply } => self.fetch(myself, agent, reply),
             Message::Fetched { agent, result } => self.fetched(myself, agent, result),
             Message::Invalidate { agent, reply } => self.invalidate(myself, agent, reply),
+            Message::Changed(agents) => self.changed(agents),
         }
         Ok(())
     }
@@ -293,6 +303,21 @@ impl AgentCacheActor {
         if outdated {
             self.pauses.end(&agent);
             self.fetch(myself, agent, None);
+        }
+    }
+
+    /// What is saved stands, whoever has saved it: a profile that is stale there is
+    /// fetched by whoever needs it first.
+    fn changed(&mut self, agents: Vec<StoredAgent>) {
+        let now = Instant::now();
+        for stored in agents {
+            let StoredAgent {
+                agent,
+                profile,
+                fetched_at,
+            } = stored;
+            let (profile, cache) = (Arc::new(profile), &self.setup.cache);
+            cache.change(|table| table.keep(&agent, profile, fetched_at, now));
         }
     }
 

@@ -1,7 +1,6 @@
 //! What operators decided about callers, where rings read it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -10,9 +9,6 @@ use tokio::sync::Mutex;
 use crate::domain::caller_id::CallerId;
 use crate::domain::standing::{Standing, Standings};
 use crate::store::{Decision, Register, Result, StoreError};
-
-/// How often other instances' decisions are looked for.
-const KEEP_UP: Duration = Duration::from_secs(1);
 
 /// Why two numbers are not linked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -94,17 +90,6 @@ impl Directory {
             self.refresh().await?;
         }
         Ok(())
-    }
-
-    /// Keeps up with what other instances decide, for what does not ask the
-    /// store about a caller first.
-    pub(super) async fn keep_up(&self) {
-        loop {
-            tokio::time::sleep(KEEP_UP).await;
-            if let Err(error) = self.catch_up().await {
-                tracing::error!(%error, "What other instances have decided cannot be read");
-            }
-        }
     }
 
     /// Reads what other instances have decided.

@@ -13,6 +13,7 @@ use super::agent_cache::{self, AgentCache, AgentCacheActor};
 use super::archiver::{self, Archiver, ArchiverActor};
 use super::callers::Callers;
 use super::directory::Directory;
+use super::fleet::{FleetSize, FleetWatch};
 use super::health::Health;
 use super::inbox::{self, Inbox, InboxActor, Intake};
 use super::intensity::RestartIntensity;
@@ -141,13 +142,15 @@ impl ActorSystem {
             metrics: Arc::clone(&metrics),
             caller_ids: options.caller_ids.clone(),
         });
-        let is_shared = store.is_shared();
+        let (is_shared, fleet_size) = (store.is_shared(), FleetSize::default());
+        let (fleet_ledger, fleet_metrics) = (Arc::clone(&ledger), Arc::clone(&metrics));
         let sessions = Sessions::new(dependencies, options.sessions);
         let openai = options.openai.map(|(client, limits)| {
             let client = OpenAiClient::new(client, Arc::clone(&metrics));
             let setup = openai::Setup {
                 client: client.clone(),
                 limits,
+                fleet: fleet_size.clone(),
             };
             (client, setup)
         });
@@ -243,10 +246,16 @@ impl ActorSystem {
         let health = Health::new(ledger, store, archive, inbox.clone(), watched);
         let (root, ended) = Actor::spawn(None, RootSupervisor, (children, metrics)).await?;
         let going_on = callers.clone();
-        let decisions = directory.clone();
+        let others = FleetWatch {
+            ledger: fleet_ledger,
+            directory: directory.clone(),
+            agents: agents.clone(),
+            size: fleet_size,
+            metrics: fleet_metrics,
+        };
         let going_on = tokio::spawn(async move {
             match (options.works, is_shared) {
-                (true, true) => drop(tokio::join!(going_on.keep_on(), decisions.keep_up())),
+                (true, true) => drop(tokio::join!(going_on.keep_on(), others.keep_up())),
                 (true, false) => going_on.keep_on().await,
                 // A command ends before either would do anything.
                 (false, _) => {}

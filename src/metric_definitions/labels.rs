@@ -29,6 +29,16 @@ macro_rules! label {
 }
 
 label! {
+    /// Connections to PostgreSQL.
+    Pool {
+        /// For rings and searches.
+        Rings = "rings",
+        /// For everything else.
+        Work = "work",
+    }
+}
+
+label! {
     /// How a ring was answered.
     RingOutcome {
         /// With this agent's greeting.

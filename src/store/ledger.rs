@@ -250,6 +250,31 @@ pub struct StoredAgent {
     pub fetched_at: Timestamp,
 }
 
+/// The instances that share a ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fleet {
+    /// How many live, this one included.
+    pub instances: u32,
+    /// Events that this one has taken over from others that were gone.
+    pub taken_over: u64,
+    /// How often this one was refused because another had taken its event over.
+    pub refused: u64,
+    /// Connections to the database in use: for rings, and for everything else.
+    pub busy_connections: [u32; 2],
+}
+
+impl Default for Fleet {
+    /// Alone.
+    fn default() -> Self {
+        Self {
+            instances: 1,
+            taken_over: 0,
+            refused: 0,
+            busy_connections: [0; 2],
+        }
+    }
+}
+
 /// The inbox, dead letters and agent profiles.
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
@@ -347,6 +372,17 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Forgets an agent profile.
     async fn forget_agent(&self, agent: &AgentId) -> Result<()>;
+
+    /// The profiles that were saved since a version, perhaps some from before as
+    /// well, and the version by now. For what other instances save.
+    async fn agents_since(&self, version: u64) -> Result<(Vec<StoredAgent>, u64)> {
+        Ok((Vec::new(), version))
+    }
+
+    /// Who else there is.
+    async fn fleet(&self) -> Result<Fleet> {
+        Ok(Fleet::default())
+    }
 
     /// Whether this instance is to do a job that one instance does for all; it
     /// stays with one that lives.

@@ -123,6 +123,41 @@ async fn what_one_instance_has_committed_every_other_knows_at_once() {
     settle(&server).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn profiles_and_their_invalidation_reach_every_instance() {
+    let Some(server) = Postgres::start().await else {
+        return;
+    };
+    let url = server.database("fleet").await;
+    let [a, b] = instances(&url).await;
+    // Only one of them can fetch it.
+    a.upstream
+        .add_agent(AGENT, true, json!({"user_name": "there"}));
+    let hears = async |service: &Service, name: &str| {
+        until(&format!("{name:?} to be heard"), async || {
+            service.ring(CALLER, AGENT).await["dynamic_variables"]["user_name"] == name
+        })
+        .await;
+    };
+    hears(&a, "there").await;
+    hears(&b, "there").await;
+    a.upstream
+        .add_agent(AGENT, true, json!({"user_name": "friend"}));
+    let path = format!("agents/{AGENT}/invalidate");
+    admin(&b, Method::POST, &path, json!({})).await;
+    hears(&a, "friend").await;
+    hears(&b, "friend").await;
+    // Each knows how many they are, and that one has left.
+    let counts = async |service: &Service, instances: u32| {
+        let line = format!("elaoms_instances {instances}");
+        until(&line, async || service.metrics().await.contains(&line)).await;
+    };
+    counts(&a, 2).await;
+    let mut b = b;
+    b.terminate().await;
+    counts(&a, 1).await;
+}
+
 /// What happens to the fleet while calls end.
 #[derive(Debug, Clone, Copy)]
 enum Trouble {

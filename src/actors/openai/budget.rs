@@ -17,6 +17,9 @@ pub struct OpenAiLimits {
 /// that a request that is not made after all, because the breaker has opened
 /// or nobody waits for it any more, costs the next one nothing.
 pub(super) struct Budget {
+    limits: OpenAiLimits,
+    /// How many share the limits.
+    sharers: NonZeroU32,
     requests: DefaultDirectRateLimiter,
     tokens: DefaultDirectRateLimiter,
     /// Most tokens that the limiter can ever grant at once.
@@ -28,21 +31,40 @@ pub(super) struct Budget {
 
 impl Budget {
     pub fn new(limits: OpenAiLimits) -> Self {
-        let OpenAiLimits {
-            requests_per_minute: requests,
-            tokens_per_minute: tokens,
-        } = limits;
+        Self::shared(limits, NonZeroU32::MIN)
+    }
+
+    /// An equal part of the limits, which belong to the account.
+    fn shared(limits: OpenAiLimits, sharers: NonZeroU32) -> Self {
+        let part =
+            |limit: NonZeroU32| NonZeroU32::new(limit.get() / sharers).unwrap_or(NonZeroU32::MIN);
+        let requests = part(limits.requests_per_minute);
+        let tokens = part(limits.tokens_per_minute);
         // A full burst on top of the steady rate would let nearly twice the
         // limit through in the first minute.
         let tenth =
             |limit: NonZeroU32| NonZeroU32::new(limit.get() / 10).unwrap_or(NonZeroU32::MIN);
         let token_burst = tenth(tokens).max(NonZeroU32::new(4_000).unwrap_or(NonZeroU32::MIN));
         Self {
+            limits,
+            sharers,
             requests: RateLimiter::direct(Quota::per_minute(requests).allow_burst(tenth(requests))),
             tokens: RateLimiter::direct(Quota::per_minute(tokens).allow_burst(token_burst)),
             token_burst,
             request_in_hand: false,
             tokens_in_hand: 0,
+        }
+    }
+
+    /// So many instances share the limits from now on. What is in hand stays.
+    pub fn share_among(&mut self, sharers: NonZeroU32) {
+        if self.sharers != sharers {
+            let (request_in_hand, tokens_in_hand) = (self.request_in_hand, self.tokens_in_hand);
+            *self = Self {
+                request_in_hand,
+                tokens_in_hand,
+                ..Self::shared(self.limits, sharers)
+            };
         }
     }
 
@@ -73,6 +95,26 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+
+    #[test]
+    fn limits_are_shared_in_equal_parts() {
+        let ninety = NonZeroU32::new(90).unwrap();
+        let mut budget = Budget::new(OpenAiLimits {
+            requests_per_minute: ninety,
+            tokens_per_minute: NonZeroU32::new(1_000_000).unwrap(),
+        });
+        let mut at_once = |sharers: u32| {
+            budget.share_among(NonZeroU32::new(sharers).unwrap());
+            let granted = std::iter::repeat_with(|| {
+                let granted = budget.take(1).now_or_never().is_some();
+                budget.spend(1);
+                granted
+            });
+            granted.take(100).filter(|granted| *granted).count()
+        };
+        // A tenth of the part, at once.
+        assert_eq!([at_once(1), at_once(3), at_once(90)], [9, 3, 1]);
+    }
 
     #[test]
     fn what_is_not_spent_stays_in_hand() {

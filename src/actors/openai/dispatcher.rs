@@ -13,6 +13,7 @@ use tokio::time::sleep;
 
 use super::budget::{Budget, OpenAiLimits};
 use super::{LONGEST_PAUSE, OpenAiClient, Shared};
+use crate::actors::fleet::FleetSize;
 use crate::actors::worker::Worker;
 
 /// Most requests under way.
@@ -30,11 +31,14 @@ pub(in crate::actors) struct Message {
 pub(in crate::actors) struct Setup {
     pub client: OpenAiClient,
     pub limits: OpenAiLimits,
+    /// Who else goes by the same limits.
+    pub fleet: FleetSize,
 }
 
 pub(in crate::actors) struct OpenAiActor {
     shared: Arc<Shared>,
     budget: Budget,
+    fleet: FleetSize,
     permits: Arc<Semaphore>,
 }
 
@@ -70,6 +74,7 @@ impl OpenAiActor {
         Self {
             shared: setup.client.shared,
             budget: Budget::new(setup.limits),
+            fleet: setup.fleet,
             permits: Arc::new(Semaphore::new(CONCURRENT_REQUESTS)),
         }
     }
@@ -81,6 +86,7 @@ impl OpenAiActor {
         if let Some(wait) = self.shared.service().breaker.refuses(Instant::now()) {
             return Err(wait);
         }
+        self.budget.share_among(self.fleet.get());
         self.budget.take(tokens).await;
         let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
             return Err(LONGEST_PAUSE);
@@ -135,6 +141,7 @@ mod tests {
                 requests_per_minute: NonZeroU32::MIN,
                 tokens_per_minute: NonZeroU32::MIN,
             },
+            fleet: FleetSize::default(),
         });
         let all = u32::try_from(CONCURRENT_REQUESTS).unwrap();
         let under_way = Arc::clone(&actor.permits).try_acquire_many_owned(all);

@@ -1,13 +1,16 @@
 //! This process among the others: it says that it lives, and takes over the
 //! work of those that do not.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rand::distr::{Alphanumeric, SampleString};
 use sqlx::PgPool;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::store::Result;
+use super::PostgresDatabase;
+use crate::store::{Fleet, Result};
 
 /// How often an instance says that it lives.
 const BEAT: Duration = Duration::from_secs(2);
@@ -20,6 +23,10 @@ const MEMORY: f64 = 3_600.0;
 /// See the [module](self).
 pub(super) struct Instance {
     id: String,
+    /// Events taken over from others.
+    taken_over: Arc<AtomicU64>,
+    /// How often others had taken ours over.
+    refused: AtomicU64,
     _stop: DropGuard,
 }
 
@@ -32,6 +39,8 @@ impl Instance {
         let stop = CancellationToken::new();
         let until = stop.clone();
         let whose = id.clone();
+        let taken_over = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&taken_over);
         tokio::spawn(until.run_until_cancelled_owned(async move {
             loop {
                 tokio::time::sleep(BEAT).await;
@@ -42,7 +51,8 @@ impl Instance {
                 match done {
                     Ok(0) => {}
                     Ok(events) => {
-                        tracing::warn!(events, "Work of an instance that is gone is taken over")
+                        counted.fetch_add(events, Ordering::Relaxed);
+                        tracing::warn!(events, "Work of an instance that is gone is taken over");
                     }
                     Err(error) => tracing::error!(%error, "This instance cannot say that it lives"),
                 }
@@ -50,6 +60,8 @@ impl Instance {
         }));
         Ok(Self {
             id,
+            taken_over,
+            refused: AtomicU64::new(0),
             _stop: stop.drop_guard(),
         })
     }
@@ -57,6 +69,30 @@ impl Instance {
     /// What others know this process by.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Another instance has what this one had claimed.
+    pub fn note_refusal(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub async fn fleet(&self, database: &PostgresDatabase) -> Result<Fleet> {
+        let instances: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM instances WHERE alive_until > clock_timestamp()",
+        )
+        .fetch_one(&database.work)
+        .await?;
+        let busy = |pool: &PgPool| {
+            let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
+            pool.size().saturating_sub(idle)
+        };
+        Ok(Fleet {
+            // This one lives, whatever it has managed to say.
+            instances: u32::try_from(instances).unwrap_or(u32::MAX).max(1),
+            taken_over: self.taken_over.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+            busy_connections: [busy(&database.rings), busy(&database.work)],
+        })
     }
 
     /// Gives back what is claimed, so that others need not wait.

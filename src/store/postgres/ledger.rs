@@ -22,7 +22,7 @@ use crate::domain::caller_id::CallerId;
 use crate::domain::ids::{AgentId, ConversationId};
 use crate::domain::profile::CallOrder;
 use crate::store::{
-    Accepted, Claim, Claimed, DeadLetter, ErasedEvents, EventId, InboxEvent, InboxStats,
+    Accepted, Claim, Claimed, DeadLetter, ErasedEvents, EventId, Fleet, InboxEvent, InboxStats,
     KnownCalls, LONGEST_PAUSE, Ledger, NewEvent, Result, Settled, Settlement, Stage, StoreError,
     StoredAgent, Unarchived,
 };
@@ -53,6 +53,9 @@ macro_rules! due {
         )
     };
 }
+
+/// Agents' profiles that may be saved at a time.
+const LATE_VERSIONS: i64 = 16;
 
 fn longest_pause() -> i64 {
     i64::try_from(LONGEST_PAUSE.as_millis()).unwrap_or(i64::MAX)
@@ -346,12 +349,23 @@ impl Ledger for PostgresLedger {
     }
 
     async fn agents(&self) -> Result<Vec<StoredAgent>> {
-        let rows = sqlx::query("SELECT agent, profile, fetched_at FROM agent_profiles")
-            .fetch_all(&self.0.work)
-            .await?;
+        Ok(self.agents_since(0).await?.0)
+    }
+
+    async fn agents_since(&self, version: u64) -> Result<(Vec<StoredAgent>, u64)> {
+        // One that was committed late may have a smaller version.
+        let since = i64::try_from(version).unwrap_or(i64::MAX) - LATE_VERSIONS;
+        let rows = sqlx::query(
+            "SELECT agent, profile, fetched_at, version FROM agent_profiles WHERE version > $1",
+        )
+        .bind(since)
+        .fetch_all(&self.0.work)
+        .await?;
         let mut agents = Vec::with_capacity(rows.len());
+        let mut newest = version;
         for row in &rows {
-            // A profile of another version is fetched anew.
+            newest = newest.max(number(row, "version")?);
+            // A profile of another version of the program is fetched anew.
             let Ok(profile) = serde_json::from_str::<AgentProfile>(row.try_get("profile")?) else {
                 continue;
             };
@@ -361,7 +375,11 @@ impl Ledger for PostgresLedger {
                 fetched_at: rows::time(row, "fetched_at")?,
             });
         }
-        Ok(agents)
+        Ok((agents, newest))
+    }
+
+    async fn fleet(&self) -> Result<Fleet> {
+        self.0.instance.fleet(&self.0).await
     }
 
     async fn save_agent(&self, stored: StoredAgent) -> Result<()> {
@@ -369,7 +387,8 @@ impl Ledger for PostgresLedger {
             .map_err(|e| StoreError::Corrupt(e.to_string()))?;
         sqlx::query(
             "INSERT INTO agent_profiles (agent, profile, fetched_at) VALUES ($1, $2, $3)
-             ON CONFLICT (agent) DO UPDATE SET profile = excluded.profile, fetched_at = excluded.fetched_at",
+             ON CONFLICT (agent) DO UPDATE SET profile = excluded.profile, fetched_at = excluded.fetched_at,
+                 version = nextval('agent_versions')",
         )
         .bind(stored.agent.as_str())
         .bind(rows::text(&profile))

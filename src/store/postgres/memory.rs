@@ -320,7 +320,11 @@ impl PostgresMemoryStore {
         .bind(claim.fence)
         .fetch_optional(db)
         .await?;
-        holds.map(|_| ()).ok_or(StoreError::TakenOver)
+        if holds.is_none() {
+            self.0.instance.note_refusal();
+            return Err(StoreError::TakenOver);
+        }
+        Ok(())
     }
 }
 

@@ -46,6 +46,15 @@ pub(super) async fn settle(
     .fetch_optional(&mut *db)
     .await?;
     let Some(row) = row else {
+        let taken_over =
+            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM inbox WHERE id = $1 AND fence > $2)")
+                .bind(claim.id.0)
+                .bind(claim.fence)
+                .fetch_one(&mut *db)
+                .await?;
+        if taken_over {
+            database.instance.note_refusal();
+        }
         return Ok(Settled::default());
     };
     let event = Settling {

@@ -116,11 +116,14 @@ CREATE INDEX inbox_done        ON inbox (received_at)       WHERE state = 'done'
 CREATE INDEX inbox_to_archive  ON inbox (id)                WHERE NOT archived;
 CREATE INDEX inbox_of_caller   ON inbox (caller)            WHERE caller IS NOT NULL;
 
+CREATE SEQUENCE agent_versions;
 CREATE TABLE agent_profiles (
     agent      TEXT PRIMARY KEY,
     profile    TEXT NOT NULL, -- JSON
-    fetched_at BIGINT NOT NULL
+    fetched_at BIGINT NOT NULL,
+    version    BIGINT NOT NULL DEFAULT nextval('agent_versions') -- another one with each change
 );
+CREATE INDEX agent_profiles_by_version ON agent_profiles (version);
 
 -- Written to prove that writing works.
 CREATE TABLE heartbeat (

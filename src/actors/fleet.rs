@@ -1,0 +1,77 @@
+//! Keeping up with the other instances that share the database: what their
+//! operators decided, which agents' profiles they have fetched, and how many
+//! there are.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::agent_cache::AgentCache;
+use super::directory::Directory;
+use crate::metric_definitions::{Metrics, Pool};
+use crate::store::{Fleet, Ledger, Result};
+
+/// How often. Nothing that a ring shows waits for it.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// How many instances there are, this one included. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct FleetSize(Arc<AtomicU32>);
+
+impl Default for FleetSize {
+    fn default() -> Self {
+        Self(Arc::new(AtomicU32::new(1)))
+    }
+}
+
+impl FleetSize {
+    pub fn get(&self) -> NonZeroU32 {
+        NonZeroU32::new(self.0.load(Ordering::Relaxed)).unwrap_or(NonZeroU32::MIN)
+    }
+}
+
+/// What is kept up with.
+pub(super) struct FleetWatch {
+    pub ledger: Arc<dyn Ledger>,
+    pub directory: Directory,
+    pub agents: AgentCache,
+    pub size: FleetSize,
+    pub metrics: Arc<Metrics>,
+}
+
+impl FleetWatch {
+    /// Keeps up for good.
+    pub async fn keep_up(self) {
+        // Those that were there before were loaded at the start.
+        let mut agents = 0;
+        loop {
+            match self.round(&mut agents).await {
+                Ok(()) => {}
+                Err(error) => tracing::error!(%error, "This instance cannot keep up with others"),
+            }
+            tokio::time::sleep(ROUND).await;
+        }
+    }
+
+    async fn round(&self, agents: &mut u64) -> Result<()> {
+        let Fleet {
+            instances,
+            taken_over,
+            refused,
+            busy_connections,
+        } = self.ledger.fleet().await?;
+        self.size.0.store(instances, Ordering::Relaxed);
+        self.metrics.instances.set(f64::from(instances));
+        self.metrics.taken_over.absolute(taken_over);
+        self.metrics.refused_claims.absolute(refused);
+        for (pool, busy) in [Pool::Rings, Pool::Work].into_iter().zip(busy_connections) {
+            self.metrics.busy_connections.get(pool).set(f64::from(busy));
+        }
+        self.directory.catch_up().await?;
+        let (changed, version) = self.ledger.agents_since(*agents).await?;
+        *agents = version;
+        self.agents.catch_up(changed);
+        Ok(())
+    }
+}
