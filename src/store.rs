@@ -36,7 +36,7 @@ pub use ledger::{
 pub use memory::{ErasedMemory, KnownCalls, MemoryStore};
 pub use openmemory::{Adopted, OpenMemoryStore};
 pub use postgres::{
-    Clock, PostgresDatabase, PostgresLedger, PostgresMemoryStore, PostgresRegister,
+    Clock, PostgresDatabase, PostgresLedger, PostgresMemoryStore, PostgresRegister, move_ledger,
 };
 pub use register::{AuditEntry, Decision, PendingErasure, Register};
 pub use report::{CallerReport, DecisionsReport, ShownCaller};
@@ -44,7 +44,7 @@ pub use sqlite::{
     BackupProgress, Contents, Restored, SqliteDatabase, SqliteLedger, SqliteMemoryStore,
     SqliteRecordIndex, SqliteRegister, back_up, restore,
 };
-pub use transfer::{CallerExport, call_mark};
+pub use transfer::{CallerExport, Moved, call_mark};
 
 /// Why the store could not do what was asked. Never holds a caller's data.
 #[derive(Debug, Clone, thiserror::Error)]

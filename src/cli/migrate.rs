@@ -8,8 +8,9 @@ mod numbers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use futures_util::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -18,7 +19,9 @@ use super::{refuse_config, services};
 use crate::app::openmemory_store;
 use crate::domain::caller_id::CallerId;
 use crate::domain::legacy::LegacyProfile;
-use crate::store::{Adopted, MemoryStore, OpenMemoryStore, SqliteDatabase, StoreError};
+use crate::store::{
+    Adopted, DatabaseUrl, MemoryStore, OpenMemoryStore, SqliteDatabase, StoreError,
+};
 
 /// Callers worked on at a time.
 const CONCURRENT: usize = 8;
@@ -38,7 +41,8 @@ pub(super) struct MigrateArguments {
     /// Only say what would be done.
     #[arg(long)]
     dry_run: bool,
-    /// Copy all callers, both tiers and memories, from this store …
+    /// Copy everything from this store: sqlite, postgres (DATABASE_URL),
+    /// openmemory (OPENMEMORY_PORT), or a URL as in DATABASE_URL …
     #[arg(long, requires = "to", conflicts_with = "numbers")]
     from: Option<StoreName>,
     /// … to this one.
@@ -46,13 +50,30 @@ pub(super) struct MigrateArguments {
     to: Option<StoreName>,
 }
 
-/// The stores as they are configured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+/// A store, as it is named on the command line.
+#[derive(Debug, Clone)]
 enum StoreName {
-    /// `DATABASE_URL`
+    /// `DATABASE_URL`, which has to be such a file.
     Sqlite,
+    /// `DATABASE_URL`, which has to be such a server.
+    Postgres,
     /// `OPENMEMORY_PORT`
     Openmemory,
+    Url(DatabaseUrl),
+}
+
+impl FromStr for StoreName {
+    type Err = &'static str;
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "sqlite" => Ok(Self::Sqlite),
+            "postgres" => Ok(Self::Postgres),
+            "openmemory" => Ok(Self::Openmemory),
+            url => DatabaseUrl::parse(url).map(Self::Url).ok_or(
+                "sqlite, postgres, openmemory, sqlite://path/to/file.db or postgres://… is expected",
+            ),
+        }
+    }
 }
 
 pub(super) async fn run(arguments: MigrateArguments) -> ExitCode {
@@ -60,6 +81,16 @@ pub(super) async fn run(arguments: MigrateArguments) -> ExitCode {
         Ok(services) => services,
         Err(code) => return code,
     };
+    if let (Some(from), Some(to)) = (&arguments.from, &arguments.to) {
+        let mut output = Output::new();
+        return match copy::run(from, to, &services, arguments.dry_run, &mut output).await {
+            Ok(complete) => output.status(complete),
+            Err(error) => {
+                eprintln!("elaoms: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let Some((url, key)) = services.openmemory.clone() else {
         return refuse_config(&"OPENMEMORY_PORT is not set: it says where the legacy data is");
     };
@@ -81,13 +112,7 @@ pub(super) async fn run(arguments: MigrateArguments) -> ExitCode {
         }
     };
     let mut output = Output::new();
-    let done = match (arguments.from, arguments.to) {
-        (Some(from), Some(to)) => {
-            let dry_run = arguments.dry_run;
-            copy::run(from, to, &database, openmemory, dry_run, &mut output).await
-        }
-        _ => legacy(&arguments, &openmemory, &mut output).await,
-    };
+    let done = legacy(&arguments, &openmemory, &mut output).await;
     database.close().await;
     match done {
         Ok(complete) => output.status(complete),

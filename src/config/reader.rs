@@ -274,36 +274,27 @@ impl<'a> Reader<'a> {
         let url = self
             .credential("DATABASE_URL")
             .unwrap_or_else(|| "sqlite://data/elaoms.db".into());
-        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            if self.text("OPENMEMORY_PORT").is_some() {
+        match DatabaseUrl::parse(&url) {
+            Some(DatabaseUrl::Postgres(_)) if self.text("OPENMEMORY_PORT").is_some() => {
                 self.problems.push(
                     "OPENMEMORY_PORT cannot be used with DATABASE_URL=postgres://…: the index of its records \
                      is in SQLite"
                         .into(),
                 );
             }
-            return DatabaseUrl::Postgres(url.into());
+            Some(url) => return url,
+            // A database URL may hold a password: only its scheme is repeated.
+            None => self.problems.push(match url.split_once(':') {
+                Some((scheme, _)) => format!(
+                    "DATABASE_URL begins with {scheme:?}; what is known is sqlite://path/to/file.db and \
+                     postgres://user:password@host/database"
+                ),
+                None => "DATABASE_URL is no URL; for a file write sqlite:// and its path, such as \
+                         sqlite:///var/lib/elaoms/elaoms.db"
+                    .to_owned(),
+            }),
         }
-        let file = match url
-            .strip_prefix("sqlite://")
-            .or_else(|| url.strip_prefix("sqlite:"))
-        {
-            Some(path) if !path.is_empty() && !path.contains('?') => path.into(),
-            _ => {
-                // A database URL may hold a password: only its scheme is repeated.
-                self.problems.push(match url.split_once(':') {
-                    Some((scheme, _)) => format!(
-                        "DATABASE_URL begins with {scheme:?}; what is known is sqlite://path/to/file.db and \
-                         postgres://user:password@host/database"
-                    ),
-                    None => "DATABASE_URL is no URL; for a file write sqlite:// and its path, such as \
-                             sqlite:///var/lib/elaoms/elaoms.db"
-                        .to_owned(),
-                });
-                PathBuf::new()
-            }
-        };
-        DatabaseUrl::Sqlite(file)
+        DatabaseUrl::Sqlite(PathBuf::new())
     }
 
     /// 0 keeps all.

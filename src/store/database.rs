@@ -22,6 +22,18 @@ pub enum DatabaseUrl {
 }
 
 impl DatabaseUrl {
+    /// `sqlite://path/to/file.db` or `postgres://…`; `None` if it is neither.
+    #[must_use]
+    pub fn parse(url: &str) -> Option<Self> {
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return Some(Self::Postgres(url.into()));
+        }
+        let file = url
+            .strip_prefix("sqlite://")
+            .or_else(|| url.strip_prefix("sqlite:"))?;
+        (!file.is_empty() && !file.contains('?')).then(|| Self::Sqlite(file.into()))
+    }
+
     /// The database file, if it is one.
     #[must_use]
     pub fn file(&self) -> Option<&Path> {

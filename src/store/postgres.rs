@@ -12,6 +12,7 @@
 //!   has committed.
 
 mod acceptor;
+mod adopt;
 mod instance;
 mod ledger;
 mod memory;
@@ -27,6 +28,7 @@ use jiff::Timestamp;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{PgConnection, Postgres, Transaction};
 
+pub use adopt::move_ledger;
 pub use ledger::PostgresLedger;
 pub use memory::PostgresMemoryStore;
 pub use register::PostgresRegister;

@@ -9,6 +9,7 @@
 //!   for the writer.
 
 mod backup;
+mod dump;
 mod integrity;
 mod ledger;
 mod memory;

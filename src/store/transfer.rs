@@ -99,6 +99,63 @@ impl CallerExport {
     }
 }
 
+/// A row of the inbox, on the way from one database to another.
+#[derive(Debug, Clone)]
+pub(super) struct InboxRow {
+    pub id: i64,
+    pub event_key: String,
+    pub kind: String,
+    pub conversation_id: Option<String>,
+    pub agent: Option<String>,
+    pub caller: Option<String>,
+    pub started_at: i64,
+    pub greeting_wanted: bool,
+    pub stage: String,
+    pub state: String,
+    pub attempts: i64,
+    pub crashes: i64,
+    pub unusable: i64,
+    pub run_at: i64,
+    pub received_at: i64,
+    pub greet_since: Option<i64>,
+    pub archived: bool,
+    pub archive_at: i64,
+    pub last_error: Option<String>,
+    pub payload: Option<Vec<u8>>,
+}
+
+/// A call that was learned, as above.
+#[derive(Debug, Clone)]
+pub(super) struct LearnedRow {
+    pub conversation_id: String,
+    pub caller: String,
+    pub agent: String,
+    /// In seconds.
+    pub learned_at: f64,
+}
+
+/// An entry of the audit log, as above.
+#[derive(Debug, Clone)]
+pub(super) struct AuditRow {
+    pub id: i64,
+    pub at: i64,
+    pub who: String,
+    pub action: String,
+    pub subject: String,
+    pub outcome: String,
+}
+
+/// What was copied beside the memories.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Events of the inbox, finished ones and dead letters too.
+    pub events: u64,
+    /// Entries of the audit log.
+    pub audit: u64,
+    /// Agents' profiles.
+    pub agents: u64,
+}
+
 /// A short stand-in for a conversation id.
 #[must_use]
 pub fn call_mark(conversation: &ConversationId) -> String {

@@ -328,3 +328,102 @@ async fn whatever_happens_to_instances_and_database_each_call_is_learned_once_in
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_moves_from_sqlite_to_postgresql_with_all_it_has() {
+    let Some(server) = Postgres::start().await else {
+        return;
+    };
+    let url = server.database("fleet").await;
+    let mut service = Service::start().await;
+    let said = call("conv_1", AGENT, CALLER).caller("My name is Nora. I like roses.");
+    service.end_call_and_settle(&said).await;
+    let decided = [
+        "callers/+16125550199/opt-out",
+        "callers/+16125550198/shared",
+    ];
+    for path in decided {
+        admin(&service, Method::PUT, path, json!({})).await;
+    }
+    let gone = call("conv_gone", AGENT, OTHER_CALLER).caller("I like lilies.");
+    service.end_call_and_settle(&gone).await;
+    let path = format!("callers/{OTHER_CALLER}");
+    admin(&service, Method::DELETE, &path, json!({})).await;
+    let body = br#"{"type":"tomorrow"}"#.to_vec();
+    assert_eq!(service.post_call(body).send().await.unwrap().status(), 200);
+    // Two calls are not learned yet.
+    service.set("OPENAI_BASE_URL", "http://127.0.0.1:1/v1");
+    service.terminate().await;
+    let file = rusqlite::Connection::open(service.path("elaoms.db")).unwrap();
+    file.execute_batch(
+        "CREATE TRIGGER held BEFORE INSERT ON memories BEGIN SELECT RAISE(ABORT, 'held'); END",
+    )
+    .unwrap();
+    service.respawn().await;
+    for (i, word) in ["tulips", "asters"].into_iter().enumerate() {
+        let said = call(&format!("conv_{word}"), AGENT, CALLER)
+            .caller(&format!("I like {word}."))
+            .later(60 * (i as i64 + 1));
+        service.end_call(&said).await;
+    }
+    service.terminate().await;
+    file.execute_batch("DROP TRIGGER held").unwrap();
+    drop(file);
+
+    let sqlite = service.set("DATABASE_URL", &url);
+    let arguments = ["migrate", "--from", &sqlite, "--to", "postgres"];
+    let dry = [&arguments[..], &["--dry-run"]].concat();
+    let (status, text) = service.run(&dry).await;
+    assert!(status == 0 && text.contains("would be copied: 1"), "{text}");
+    assert_eq!(
+        server.query("fleet", "SELECT count(*) FROM inbox").await,
+        "0"
+    );
+    // Twice, as after a connection that broke off.
+    for copied in [
+        "copied and verified: 1, with 1 memories",
+        "the same already: 1",
+    ] {
+        let (status, text) = service.run(&arguments).await;
+        assert!(status == 0 && text.contains(copied), "{text}");
+    }
+    service.set(
+        "OPENAI_BASE_URL",
+        &format!("http://{}/v1", service.upstream.addr),
+    );
+    service.respawn().await;
+    let (status, text) = service.run(&arguments).await;
+    assert!(status == 1 && text.contains("stop them first"), "{text}");
+    service.wait_for_greeting(CALLER, AGENT, "asters").await;
+    assert_eq!(service.caller(CALLER).await["total_interactions"], 3);
+    // Nothing counts twice, and what was erased or decided stays so.
+    for said in [&said, &gone] {
+        service.end_call(said).await;
+    }
+    settle(&server).await;
+    assert_eq!(service.caller(CALLER).await["total_interactions"], 3);
+    let decisions = admin(&service, Method::GET, "callers", json!({})).await;
+    assert_eq!(decisions["opted_out"], json!(["+16125550199"]));
+    assert_eq!(decisions["shared"], json!(["+16125550198"]));
+    let letters = admin(&service, Method::GET, "dead-letters", json!({})).await;
+    assert_eq!(letters["dead_letters"].as_array().unwrap().len(), 1);
+    let log = admin(&service, Method::GET, "audit", json!({})).await;
+    let actions: Vec<&str> = log["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| e["action"].as_str().unwrap())
+        .collect();
+    assert!(actions.contains(&"erase caller"), "{actions:?}");
+    let export = admin(
+        &service,
+        Method::GET,
+        &format!("callers/{CALLER}/export"),
+        json!({}),
+    )
+    .await;
+    assert_eq!(
+        export["conversations"],
+        json!(["conv_1", "conv_asters", "conv_tulips"])
+    );
+}

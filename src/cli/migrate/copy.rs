@@ -5,8 +5,13 @@ use std::sync::Arc;
 use futures_util::{StreamExt, stream};
 
 use super::{CONCURRENT, MAX_SHOWN, Output, StoreName, progress};
+use crate::app::openmemory_store;
+use crate::config::Services;
 use crate::domain::caller_id::CallerId;
-use crate::store::{CallerExport, MemoryStore, OpenMemoryStore, SqliteDatabase, SqliteMemoryStore};
+use crate::store::{
+    self, CallerExport, Database, DatabaseUrl, MemoryStore, OpenMemoryStore, SqliteDatabase,
+    StoreError,
+};
 
 /// What became of one caller.
 enum Outcome {
@@ -15,31 +20,139 @@ enum Outcome {
     Failed(String),
 }
 
+/// A store that is open.
+enum Opened {
+    Database(Database),
+    /// With the database in which its index is.
+    Openmemory(Arc<OpenMemoryStore>, SqliteDatabase),
+}
+
+impl Opened {
+    async fn open(name: &StoreName, services: &Services, is_target: bool) -> Result<Self, String> {
+        let url = match (name, &services.database) {
+            (StoreName::Openmemory, DatabaseUrl::Sqlite(file)) => {
+                let (url, key) = services
+                    .openmemory
+                    .clone()
+                    .ok_or("OPENMEMORY_PORT is not set: it says where that is")?;
+                let index = SqliteDatabase::open(file).map_err(told)?;
+                let store = openmemory_store(url, key, &index).map_err(|e| e.to_string())?;
+                return Ok(Self::Openmemory(Arc::new(store), index));
+            }
+            (StoreName::Sqlite, url @ DatabaseUrl::Sqlite(_))
+            | (StoreName::Postgres, url @ DatabaseUrl::Postgres(_))
+            | (StoreName::Url(url), _) => url,
+            _ => return Err("DATABASE_URL is another kind of database".into()),
+        };
+        let opened = if is_target {
+            Database::open(url).await
+        } else {
+            Database::open_existing(url).await
+        };
+        opened.map(Self::Database).map_err(told)
+    }
+
+    fn memory_store(&self) -> Arc<dyn MemoryStore> {
+        match self {
+            Self::Database(database) => database.memory_store(),
+            Self::Openmemory(store, _) => Arc::clone(store) as Arc<dyn MemoryStore>,
+        }
+    }
+
+    /// The file, where it is one, which two stores cannot both hold.
+    fn file(&self) -> Option<&SqliteDatabase> {
+        match self {
+            Self::Database(Database::Sqlite(file)) | Self::Openmemory(_, file) => Some(file),
+            Self::Database(Database::Postgres(_)) => None,
+        }
+    }
+
+    async fn close(&self) {
+        match self {
+            Self::Database(database) => database.close().await,
+            Self::Openmemory(_, index) => index.close().await,
+        }
+    }
+}
+
+fn told(error: StoreError) -> String {
+    match error {
+        StoreError::InUse(_) => format!("{error}; stop it before you migrate"),
+        other => other.to_string(),
+    }
+}
+
 /// Copies and verifies; false if anything failed.
 pub(super) async fn run(
-    from: StoreName,
-    to: StoreName,
-    database: &SqliteDatabase,
-    openmemory: OpenMemoryStore,
+    from: &StoreName,
+    to: &StoreName,
+    services: &Services,
     dry_run: bool,
     output: &mut Output,
 ) -> Result<bool, String> {
-    if from == to {
-        return Err("--from and --to name the same store".into());
+    let (source, target) = open_both(from, to, services).await?;
+    let done = copy_all(&source, &target, dry_run, output).await;
+    source.close().await;
+    target.close().await;
+    done
+}
+
+/// Between OpenMemory and the file that holds its index, one is opened once.
+async fn open_both(
+    from: &StoreName,
+    to: &StoreName,
+    services: &Services,
+) -> Result<(Opened, Opened), String> {
+    use StoreName::{Openmemory, Sqlite};
+    match (from, to) {
+        (Sqlite, Sqlite) | (Openmemory, Openmemory) => {
+            Err("--from and --to name the same store".into())
+        }
+        (Openmemory, Sqlite) | (Sqlite, Openmemory) => {
+            let openmemory = Opened::open(&Openmemory, services, false).await?;
+            let Some(file) = openmemory.file().cloned() else {
+                return Err("DATABASE_URL is another kind of database".into());
+            };
+            let file = Opened::Database(Database::Sqlite(file));
+            Ok(match from {
+                Openmemory => (openmemory, file),
+                _ => (file, openmemory),
+            })
+        }
+        _ => {
+            let source = Opened::open(from, services, false).await?;
+            Ok((source, Opened::open(to, services, true).await?))
+        }
     }
-    let openmemory: Arc<dyn MemoryStore> = Arc::new(openmemory);
-    let sqlite: Arc<dyn MemoryStore> = Arc::new(SqliteMemoryStore::new(database.clone()));
-    let store = |name| match name {
-        StoreName::Sqlite => &*sqlite,
-        StoreName::Openmemory => &*openmemory,
-    };
-    let (source, target) = (store(from), store(to));
+}
+
+async fn copy_all(
+    from: &Opened,
+    to: &Opened,
+    dry_run: bool,
+    output: &mut Output,
+) -> Result<bool, String> {
+    let (source, target) = (from.memory_store(), to.memory_store());
+    let (source, target) = (&*source, &*target);
     writeln!(
         output,
         "From {} to {}",
         source.describe().await,
         target.describe().await
     );
+    if let (
+        Opened::Database(Database::Sqlite(file)),
+        Opened::Database(Database::Postgres(server)),
+        false,
+    ) = (from, to, dry_run)
+    {
+        let moved = store::move_ledger(file, server).await.map_err(told)?;
+        writeln!(
+            output,
+            "events of the inbox: {}, entries of the audit log: {}, agents' profiles: {}",
+            moved.events, moved.audit, moved.agents
+        );
+    }
     let callers = source.callers().await.map_err(|e| e.to_string())?;
     let bar = progress(callers.len());
     let outcomes: Vec<(&CallerId, Outcome)> = stream::iter(&callers)

@@ -488,7 +488,10 @@ async fn import(db: &mut PgConnection, export: &CallerExport) -> Result<()> {
     let is_new = |m: &&Memory| !there.contains(&(m.conversation_id.as_str(), i64::from(m.ordinal)));
     let new: Vec<Memory> = export.memories.iter().filter(is_new).cloned().collect();
     save_memories(db, caller, &new).await?;
-    let marks: Vec<String> = export.learned.iter().map(|mark| marked(mark)).collect();
+    let known: FxHashSet<String> = calls_of(db, caller).await?.marks.into_iter().collect();
+    let is_new = |mark: &&String| !known.contains(*mark);
+    let marks = export.learned.iter().filter(is_new);
+    let marks: Vec<String> = marks.map(|mark| marked(mark)).collect();
     sqlx::query(
         "INSERT INTO learned_calls (conversation_id, caller, agent)
              SELECT DISTINCT mark, $2, '' FROM unnest($1::text[]) AS mark
