@@ -216,12 +216,14 @@ impl MemoryStore for PostgresMemoryStore {
     }
 }
 
-/// What stands in the way of learning a call.
-struct Standing {
+/// All that decides what learning a call does, read at once and under the lock.
+struct Before {
     opted_out: bool,
     erased: bool,
-    /// It was learned in another store, and is known by its mark.
-    imported: bool,
+    /// It was learned before, here or in another store.
+    learned: bool,
+    profile: Option<UniversalProfile>,
+    state: Option<ConversationState>,
 }
 
 impl PostgresMemoryStore {
@@ -231,27 +233,19 @@ impl PostgresMemoryStore {
         learning: &Learning,
         claim: Option<Claim>,
     ) -> Result<Learned> {
-        let (caller, agent) = (self.lock_person(db, learning).await?, &learning.agent);
+        let (caller, agent) = (lock_person(db, &learning.caller).await?, &learning.agent);
         self.check_claim(db, claim).await?;
-        let standing = standing(db, &caller, learning).await?;
-        if standing.erased || standing.opted_out {
+        let Before {
+            opted_out,
+            erased,
+            learned,
+            profile,
+            state,
+        } = before(db, &caller, learning).await?;
+        if erased || opted_out {
             return Err(StoreError::Erased);
         }
-        let applied = !standing.imported
-            && sqlx::query(
-                "INSERT INTO learned_calls (conversation_id, caller, agent) VALUES ($1, $2, $3)
-                 ON CONFLICT (conversation_id) DO NOTHING",
-            )
-            .bind(learning.conversation_id.as_str())
-            .bind(caller.as_str())
-            .bind(agent.as_str())
-            .execute(&mut *db)
-            .await?
-            .rows_affected()
-                == 1;
-        let profile = profile_of(db, &caller).await?;
-        let state = state_of(db, &caller, agent).await?;
-        if !applied {
+        if learned {
             // The id may come again under another caller or agent; the first stands.
             let (Some(profile), Some(state)) = (profile, state) else {
                 return Err(StoreError::Corrupt(
@@ -259,7 +253,7 @@ impl PostgresMemoryStore {
                 ));
             };
             return Ok(Learned {
-                applied,
+                applied: false,
                 profile,
                 state,
                 others: Vec::new(),
@@ -271,6 +265,22 @@ impl PostgresMemoryStore {
             ..learning.clone()
         };
         let (profile, state, replaced) = tiers::after_call(profile, state, learning);
+        // Of another caller's call with this id, that is learned at this moment,
+        // one has to wait and see.
+        let noted = sqlx::query(
+            "INSERT INTO learned_calls (conversation_id, caller, agent) VALUES ($1, $2, $3)
+             ON CONFLICT (conversation_id) DO NOTHING",
+        )
+        .bind(learning.conversation_id.as_str())
+        .bind(caller.as_str())
+        .bind(agent.as_str())
+        .execute(&mut *db)
+        .await?;
+        if noted.rows_affected() == 0 {
+            return Err(StoreError::Unavailable(
+                "the call is being learned by another caller".into(),
+            ));
+        }
         save_profile(db, &profile).await?;
         save_state(db, &caller, agent, &state).await?;
         let mut others = Vec::new();
@@ -282,27 +292,11 @@ impl PostgresMemoryStore {
         }
         save_memories(db, &caller, &learning.memories).await?;
         Ok(Learned {
-            applied,
+            applied: true,
             profile,
             state,
             others,
         })
-    }
-
-    /// Locks whoever the call's number is by now: another instance may have
-    /// linked it since this one has looked.
-    async fn lock_person(&self, db: &mut PgConnection, learning: &Learning) -> Result<CallerId> {
-        let number = &learning.caller;
-        let person = person_of(db, number).await?;
-        let mut both = vec![number.as_str()];
-        both.extend(person.as_ref().map(CallerId::as_str));
-        lock_callers(db, &both).await?;
-        // A link takes these locks, too, so it does not change any more.
-        let now = person_of(db, number).await?;
-        if now != person {
-            return Err(StoreError::Unavailable("the caller is being linked".into()));
-        }
-        Ok(now.unwrap_or_else(|| number.clone()))
     }
 
     /// That the event is still this instance's to work on.
@@ -328,35 +322,63 @@ impl PostgresMemoryStore {
     }
 }
 
-async fn person_of(db: &mut PgConnection, number: &CallerId) -> Result<Option<CallerId>> {
+/// Locks a number and whoever it is by now, which another instance may have
+/// decided since this one has looked: the person.
+async fn lock_person(db: &mut PgConnection, number: &CallerId) -> Result<CallerId> {
+    sqlx::query(
+        "INSERT INTO caller_locks (caller)
+             SELECT DISTINCT caller FROM (
+                 SELECT $1 AS caller UNION SELECT caller FROM caller_links WHERE alias = $1) AS c
+             ORDER BY caller
+         ON CONFLICT (caller) DO UPDATE SET taken = caller_locks.taken + 1",
+    )
+    .bind(number.as_str())
+    .execute(&mut *db)
+    .await?;
+    // A link takes the number's lock, too, so this does not change any more; and
+    // if it was made just now, the person's lock is still to be had.
     let row = sqlx::query("SELECT caller FROM caller_links WHERE alias = $1")
         .bind(number.as_str())
-        .fetch_optional(db)
+        .fetch_optional(&mut *db)
         .await?;
-    row.map(|row| rows::caller(&row, "caller")).transpose()
+    let Some(row) = row else {
+        return Ok(number.clone());
+    };
+    let person = rows::caller(&row, "caller")?;
+    lock_caller(db, &person).await?;
+    Ok(person)
 }
 
-async fn standing(
-    db: &mut PgConnection,
-    caller: &CallerId,
-    learning: &Learning,
-) -> Result<Standing> {
+async fn before(db: &mut PgConnection, caller: &CallerId, learning: &Learning) -> Result<Before> {
     let mark = call_mark(&learning.conversation_id);
     let row = sqlx::query(
         "SELECT EXISTS (SELECT 1 FROM opted_out_callers WHERE caller IN ($1, $2)) AS opted_out,
              EXISTS (SELECT 1 FROM erased_calls WHERE mark = $3) AS erased,
-             EXISTS (SELECT 1 FROM learned_calls WHERE conversation_id = $4 AND caller = $1) AS imported",
+             EXISTS (SELECT 1 FROM learned_calls WHERE conversation_id = $4
+                 OR (conversation_id = $5 AND caller = $1)) AS learned,
+             c.caller, name, name_evidence, name_conversation, name_at, first_seen, total_interactions,
+             s.agent, conversation_count, last_call_date, next_greeting, key_topics, sentiment,
+             conversation_summary, greeted_started_at, greeted_arrival
+         FROM (SELECT 1) AS one
+             LEFT JOIN callers c ON c.caller = $1
+             LEFT JOIN conversation_states s ON s.caller = $1 AND s.agent = $6",
     )
     .bind(caller.as_str())
     .bind(learning.caller.as_str())
     .bind(&mark)
+    .bind(learning.conversation_id.as_str())
     .bind(marked(&mark))
+    .bind(learning.agent.as_str())
     .fetch_one(db)
     .await?;
-    Ok(Standing {
+    let (known, met): (Option<&str>, Option<&str>) =
+        (row.try_get("caller")?, row.try_get("agent")?);
+    Ok(Before {
         opted_out: row.try_get("opted_out")?,
         erased: row.try_get("erased")?,
-        imported: row.try_get("imported")?,
+        learned: row.try_get("learned")?,
+        profile: known.map(|_| rows::profile(&row)).transpose()?,
+        state: met.map(|_| rows::state(&row)).transpose()?,
     })
 }
 

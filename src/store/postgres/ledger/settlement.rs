@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use sqlx::{PgConnection, Row};
 
+use crate::store::postgres::PostgresDatabase;
 use crate::store::postgres::rows::{self, text};
-use crate::store::postgres::{PostgresDatabase, lock_callers};
 use crate::store::{Claim, Result, RetryCause, Settled, Settlement, Stage};
 
 /// What settling needs to know of an event.
@@ -13,6 +13,7 @@ struct Settling {
     caller: Option<String>,
     agent: Option<String>,
     started_at: i64,
+    /// Whether its greeting is to be made, unless that of a newer call is.
     greeting_wanted: bool,
 }
 
@@ -26,18 +27,23 @@ pub(super) async fn settle(
     let mut transaction = database.begin().await?;
     let db = &mut *transaction;
     // Whose queue it is never changes.
-    let caller: Option<Option<String>> =
-        sqlx::query_scalar("SELECT caller FROM inbox WHERE id = $1")
-            .bind(claim.id.0)
-            .fetch_optional(&mut *db)
-            .await?;
-    if let Some(Some(caller)) = &caller {
-        lock_callers(db, &[caller]).await?;
-    }
+    sqlx::query(
+        "INSERT INTO caller_locks (caller) SELECT caller FROM inbox WHERE id = $1 AND caller IS NOT NULL
+         ON CONFLICT (caller) DO UPDATE SET taken = caller_locks.taken + 1",
+    )
+    .bind(claim.id.0)
+    .execute(&mut *db)
+    .await?;
     let row = sqlx::query(
-        "SELECT id, caller, agent, started_at, greeting_wanted FROM inbox
+        "SELECT id, caller, agent, started_at, greeting_wanted,
+             EXISTS (SELECT 1 FROM inbox newer
+                 WHERE newer.caller = inbox.caller AND newer.agent = inbox.agent AND newer.greeting_wanted
+                     AND (newer.started_at, newer.id) > (inbox.started_at, inbox.id)
+                     AND newer.stage IN ('learn', 'greet') AND newer.state IN ('queued', 'ready', 'running'))
+                 AS newer_waits
+         FROM inbox
          WHERE id = $1 AND stage = $2 AND state = 'running' AND owner = $3 AND fence = $4
-         FOR UPDATE",
+         FOR UPDATE OF inbox",
     )
     .bind(claim.id.0)
     .bind(claim.stage.as_str())
@@ -62,7 +68,8 @@ pub(super) async fn settle(
         caller: row.try_get("caller")?,
         agent: row.try_get("agent")?,
         started_at: row.try_get("started_at")?,
-        greeting_wanted: row.try_get("greeting_wanted")?,
+        greeting_wanted: row.try_get("greeting_wanted")?
+            && !row.try_get::<bool, _>("newer_waits")?,
     };
     let settled = apply(database, db, &event, claim.stage, how).await?;
     transaction.commit().await?;
@@ -79,7 +86,7 @@ async fn apply(
     let mut settled = Settled::default();
     match how {
         Settlement::Learned => {
-            let greet = event.greeting_wanted && !newer_call_waits(db, event).await?;
+            let greet = event.greeting_wanted;
             if greet {
                 settled.superseded = supersede_older(db, event).await?;
                 settled.next = Some(Stage::Greet);
@@ -93,11 +100,11 @@ async fn apply(
                 .execute(&mut *db)
                 .await?;
             } else {
-                finish(db, &[event.id]).await?;
+                finish(db, event.id).await?;
             }
             promote_next(db, event).await?;
         }
-        Settlement::Greeted => finish(db, &[event.id]).await?,
+        Settlement::Greeted => finish(db, event.id).await?,
         Settlement::Erased => {
             sqlx::query("DELETE FROM inbox WHERE id = $1")
                 .bind(event.id)
@@ -151,14 +158,14 @@ async fn apply(
     Ok(settled)
 }
 
-/// Ends events. Their bodies are dropped once they are in the archive.
-async fn finish(db: &mut PgConnection, ids: &[i64]) -> Result<()> {
+/// Ends an event. Its body is dropped once it is in the archive.
+async fn finish(db: &mut PgConnection, id: i64) -> Result<()> {
     sqlx::query(
         "UPDATE inbox SET state = 'done', owner = NULL, last_error = NULL,
              payload = CASE WHEN archived THEN NULL ELSE payload END
-         WHERE id = ANY($1)",
+         WHERE id = $1",
     )
-    .bind(ids)
+    .bind(id)
     .execute(db)
     .await?;
     Ok(())
@@ -176,30 +183,14 @@ async fn promote_next(db: &mut PgConnection, event: &Settling) -> Result<()> {
     Ok(())
 }
 
-/// Whether a newer call of the same caller and agent is still to be learned
-/// or greeted: then only that one's greeting is made.
-async fn newer_call_waits(db: &mut PgConnection, event: &Settling) -> Result<bool> {
-    let waits = sqlx::query_scalar(
-        "SELECT EXISTS (
-             SELECT 1 FROM inbox
-             WHERE caller = $1 AND agent = $2 AND greeting_wanted AND (started_at, id) > ($3, $4)
-                 AND stage IN ('learn', 'greet') AND state IN ('queued', 'ready', 'running'))",
-    )
-    .bind(&event.caller)
-    .bind(&event.agent)
-    .bind(event.started_at)
-    .bind(event.id)
-    .fetch_one(db)
-    .await?;
-    Ok(waits)
-}
-
 /// Older calls are greeted no more: whoever works on one is refused.
 async fn supersede_older(db: &mut PgConnection, event: &Settling) -> Result<Vec<Timestamp>> {
     let older = sqlx::query(
-        "SELECT id, received_at FROM inbox
+        "UPDATE inbox SET state = 'done', owner = NULL, last_error = NULL,
+             payload = CASE WHEN archived THEN NULL ELSE payload END
          WHERE caller = $1 AND agent = $2 AND stage = 'greet' AND state IN ('ready', 'running')
-             AND (started_at, id) < ($3, $4)",
+             AND (started_at, id) < ($3, $4)
+         RETURNING received_at",
     )
     .bind(&event.caller)
     .bind(&event.agent)
@@ -207,12 +198,8 @@ async fn supersede_older(db: &mut PgConnection, event: &Settling) -> Result<Vec<
     .bind(event.id)
     .fetch_all(&mut *db)
     .await?;
-    let mut ids = Vec::with_capacity(older.len());
-    let mut received = Vec::with_capacity(older.len());
-    for row in &older {
-        ids.push(row.try_get("id")?);
-        received.push(rows::time(row, "received_at")?);
-    }
-    finish(db, &ids).await?;
-    Ok(received)
+    older
+        .iter()
+        .map(|row| rows::time(row, "received_at"))
+        .collect()
 }
