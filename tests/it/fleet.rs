@@ -15,6 +15,8 @@ use crate::payloads::{CallBody, call};
 use crate::postgres::Postgres;
 use crate::service::{AGENT, CALLER, OTHER_AGENT, OTHER_CALLER, Service, until};
 
+/// The ring's deadline, and what a busy test machine may add to it.
+const SLACK: Duration = Duration::from_secs(5);
 /// How long an instance is believed to live that says nothing.
 const LIFE: Duration = Duration::from_secs(10);
 
@@ -156,6 +158,46 @@ async fn profiles_and_their_invalidation_reach_every_instance() {
     let mut b = b;
     b.terminate().await;
     counts(&a, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_database_is_away_or_hangs_rings_get_defaults_and_nothing_is_lost() {
+    let Some(mut server) = Postgres::start().await else {
+        return;
+    };
+    let url = server.database("fleet").await;
+    let [service] = instances(&url).await;
+    let said = call("conv_1", AGENT, CALLER).caller("My name is Nora. I like roses.");
+    service.end_call(&said).await;
+    service.wait_for_greeting(CALLER, AGENT, "roses").await;
+    let next = call("conv_2", AGENT, CALLER)
+        .caller("I like tulips.")
+        .later(60);
+    let without = async |what: &str| {
+        let begun = Instant::now();
+        let ring = service.ring(CALLER, AGENT).await;
+        assert_eq!(ring["dynamic_variables"], json!({}), "{what}");
+        assert!(begun.elapsed() < SLACK, "{what}: {:?}", begun.elapsed());
+        let refused = service.post_call(next.body()).send().await.unwrap();
+        assert_eq!(refused.status(), 503, "{what}");
+        let ready = format!("{}/health/ready", service.ops);
+        let ready = service.http.get(ready).send().await.unwrap();
+        assert_eq!(ready.status(), 503, "{what}");
+    };
+    server.stop().await;
+    without("away").await;
+    server.start_again().await;
+    service.wait_for_greeting(CALLER, AGENT, "roses").await;
+
+    server.signal("-STOP").await;
+    without("hangs").await;
+    server.signal("-CONT").await;
+    service.wait_for_greeting(CALLER, AGENT, "roses").await;
+    // Taken while it hung or not, it counts once.
+    service.end_call(&next).await;
+    service.wait_for_greeting(CALLER, AGENT, "tulips").await;
+    assert_eq!(service.caller(CALLER).await["total_interactions"], 2);
+    settle(&server).await;
 }
 
 /// What happens to the fleet while calls end.

@@ -67,6 +67,16 @@ impl Postgres {
         self.child.wait().await.unwrap();
     }
 
+    /// Sends a signal to the server and to every process of it.
+    pub async fn signal(&self, signal: &str) {
+        let pid = self.child.id().unwrap().to_string();
+        // The server first: it begets processes.
+        let server = Command::new("kill").args([signal, &pid]).status();
+        assert!(server.await.unwrap().success());
+        let children = Command::new("pkill").args([signal, "-P", &pid]).status();
+        assert!(children.await.unwrap().success());
+    }
+
     pub async fn start_again(&mut self) {
         self.child = spawn(self.folder.path());
         self.wait().await;
