@@ -67,14 +67,23 @@ impl Parts {
     async fn build(services: &Services, works: bool) -> Result<Self, AppError> {
         let (metrics, rendered) = Metrics::new();
         let metrics = Arc::new(metrics);
+        let is_shared = services.database.file().is_none();
         let (database, archive) = if works {
             let database = Database::open(&services.database).await?;
-            (database, Archive::open(&services.archive)?)
+            let archive = if is_shared {
+                Archive::open_shared(&services.archive)?
+            } else {
+                Archive::open(&services.archive)?
+            };
+            (database, archive)
         } else {
             // Made for nothing but a command, an empty one would answer it with
             // "nothing is kept", whatever is kept elsewhere.
             let database = Database::open_existing(&services.database).await?;
-            (database, Archive::open_existing(&services.archive)?)
+            (
+                database,
+                Archive::open_existing(&services.archive, is_shared)?,
+            )
         };
         let (ledger, register) = (database.ledger(), database.register());
         let store = memory_store(services, &database)?;

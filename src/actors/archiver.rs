@@ -14,6 +14,7 @@ use super::backoff::Backoff;
 use super::progress::{Beacon, Watched};
 use super::slot::Slot;
 use super::worker::Worker;
+use crate::domain::ids::ConversationId;
 use crate::metric_definitions::{CallOutcome, Metrics};
 use crate::store::{Archive, EventId, LONGEST_PAUSE, Ledger, Unarchived};
 
@@ -212,13 +213,30 @@ impl Setup {
                 self.ledger.archive_later(refused, later).await
             }
         });
-        if let Err(error) = noted.and(postponed) {
-            // What is written is written again, with the same content.
-            tracing::error!(%error, "The inbox cannot be written; events will be archived again");
-            return Batch::Failed;
-        }
+        let gone = match postponed.and(noted) {
+            Ok(gone) => gone,
+            Err(error) => {
+                // What is written is written again, with the same content.
+                tracing::error!(%error, "The inbox cannot be written; events will be archived again");
+                return Batch::Failed;
+            }
+        };
+        self.remove_erased(&written, &gone).await;
         self.count(&written);
         Batch::More
+    }
+
+    /// Of calls that another instance has erased meanwhile nothing stays.
+    async fn remove_erased(&self, written: &[&Unarchived], gone: &[EventId]) {
+        let erased = written.iter().filter(|event| gone.contains(&event.id));
+        let erased: Vec<ConversationId> = erased
+            .map(|event| event.key.conversation_id.clone())
+            .collect();
+        if !erased.is_empty()
+            && let Err(error) = self.archive.remove(erased).await
+        {
+            tracing::error!(%error, "Files of an erased call cannot be removed yet");
+        }
     }
 
     /// Events with a caller are counted when they are learned or greeted.

@@ -37,6 +37,14 @@ pub enum CallerError {
     /// The two cannot be linked.
     #[error("{0}")]
     Link(LinkError),
+    /// There is nothing to take back.
+    #[error("{0}")]
+    Undecided(&'static str),
+    /// Afterwards nobody would know which conversations are to be deleted.
+    #[error(
+        "ELEVENLABS_API_KEY is not set, so nothing can be deleted at ElevenLabs; nothing was erased"
+    )]
+    NoElevenLabs,
 }
 
 impl From<LinkError> for CallerError {
@@ -70,9 +78,9 @@ pub struct Callers {
     pub(super) elevenlabs: Option<Arc<ElevenLabs>>,
     /// How long files stay in the archive; `None` for ever.
     pub(super) payload_retention: Option<Duration>,
-    /// Linked numbers whose memory may not be their person's yet: at the start all,
-    /// for a stop may have come in between.
-    pub(super) unfinished_links: Arc<Mutex<FxHashSet<CallerId>>>,
+    /// Linked numbers whose memory is their person's for sure: at the start none,
+    /// for a stop may have come in between, here or at another instance.
+    pub(super) finished_links: Arc<Mutex<FxHashSet<CallerId>>>,
 }
 
 impl Callers {
@@ -159,6 +167,9 @@ impl Callers {
         at_elevenlabs: bool,
     ) -> Result<Receipt, CallerError> {
         let person = self.directory.confirmed_person(caller).await?;
+        if at_elevenlabs && self.elevenlabs.is_none() {
+            return Err(CallerError::NoElevenLabs);
+        }
         let mut receipt = Receipt::new(&person, Timestamp::now());
         // That two numbers are one person's is known of the person, too.
         let standings = self.directory.standings();
@@ -170,8 +181,12 @@ impl Callers {
             conversations.extend(erased.await);
         }
         for number in numbers {
-            self.unlink(number).await?;
+            let parted = Decision::Link(number.clone(), None);
+            self.directory.decide(parted).await?;
         }
+        conversations.sort();
+        conversations.dedup();
+        receipt.left.dedup();
         if at_elevenlabs {
             self.delete_conversations(&conversations, &mut receipt)
                 .await;
@@ -188,6 +203,7 @@ impl Callers {
         receipt: &mut Receipt,
     ) -> Vec<ConversationId> {
         let expected = self.still_in_the_archive(&events.archived);
+        let coming = events.being_archived.iter().cloned().collect();
         // A greeting that is being made is not waited for, and refused.
         self.lanes.cancel(&events.events);
         for event in &events.events {
@@ -204,7 +220,7 @@ impl Callers {
                     .push(format!("files of calls learned in another store ({error})")),
             }
         }
-        self.remove_files(number, conversations.clone(), &expected, receipt)
+        self.remove_files(number, conversations.clone(), &expected, &coming, receipt)
             .await;
         conversations
     }
@@ -224,20 +240,22 @@ impl Callers {
     }
 
     /// Removes files. Those that are `expected` and not there may be in another
-    /// archive: they are left, and looked for again by whoever resumes this.
+    /// archive: they are left, and looked for again by whoever resumes this, as are
+    /// those that another instance may be writing (`coming`).
     async fn remove_files(
         &self,
         number: &CallerId,
         mut conversations: Vec<ConversationId>,
         expected: &FxHashSet<ConversationId>,
+        coming: &FxHashSet<ConversationId>,
         receipt: &mut Receipt,
     ) {
         let removed = self.archive.remove(conversations.clone()).await;
         let ended = match removed {
             Ok(removed) => {
                 receipt.files += removed.files;
-                let mut missing: FxHashSet<_> = removed.without_files.into_iter().collect();
-                missing.retain(|conversation| expected.contains(conversation));
+                let absent: FxHashSet<_> = removed.without_files.into_iter().collect();
+                let missing: Vec<_> = absent.intersection(expected).collect();
                 if !missing.is_empty() {
                     receipt.left.push(format!(
                         "files of {} archived calls are not in {} (PAYLOAD_STORAGE_PATH); the \
@@ -246,7 +264,9 @@ impl Callers {
                         self.archive.root().display()
                     ));
                 }
-                conversations.retain(|conversation| !missing.contains(conversation));
+                conversations.retain(|c| {
+                    !absent.contains(c) || !(expected.contains(c) || coming.contains(c))
+                });
                 self.register.end_erasure(number, conversations).await
             }
             Err(error) => Err(error),
@@ -298,6 +318,9 @@ impl Callers {
         // An erasure that a store has still to take part in is ended first:
         // resumed later, it would take what is said from now on.
         let person = self.directory.confirmed_person(caller).await?;
+        if !self.directory.standings().opted_out.contains(caller) {
+            return Err(CallerError::Undecided("this caller has not opted out"));
+        }
         let pending = self.register.pending_erasures().await?;
         if pending.iter().any(|p| p.caller == person && !p.forgotten) {
             self.erase(&person, false).await?;
@@ -313,6 +336,10 @@ impl Callers {
     /// # Errors
     /// If the database fails.
     pub async fn share(&self, caller: &CallerId, shared: bool) -> Result<(), CallerError> {
+        self.directory.catch_up().await?;
+        if !shared && !self.directory.standings().shared.contains(caller) {
+            return Err(CallerError::Undecided("this number is not shared"));
+        }
         Ok(self
             .directory
             .decide(Decision::Share(caller.clone(), shared))
@@ -320,27 +347,25 @@ impl Callers {
     }
 
     /// Makes `alias` another number of `caller`, and gives the caller what was
-    /// known of the alias. Broken off anywhere, it can be repeated: the marks of
+    /// known of the alias: the person. Broken off anywhere, it can be repeated: the marks of
     /// learned calls tell what was moved.
     ///
     /// # Errors
     /// [`CallerError::Link`], or if a database fails: then it has to be asked
     /// for again, and goes on where it broke off.
-    pub async fn link(&self, alias: &CallerId, caller: &CallerId) -> Result<(), CallerError> {
+    pub async fn link(&self, alias: &CallerId, caller: &CallerId) -> Result<CallerId, CallerError> {
         if !self.is_known(caller).await? {
             return Err(CallerError::Link(LinkError::Unknown));
         }
         // First, so that every later call is the person's.
         let person = self.directory.link(alias, caller).await?;
-        let handed_over = self.sessions.hand_over(alias, &person).await;
-        if handed_over.is_err() {
-            self.unfinished_links().insert(alias.clone());
-        }
-        Ok(handed_over?)
+        self.sessions.hand_over(alias, &person).await?;
+        self.finished_links().insert(alias.clone());
+        Ok(person)
     }
 
-    fn unfinished_links(&self) -> MutexGuard<'_, FxHashSet<CallerId>> {
-        self.unfinished_links
+    fn finished_links(&self) -> MutexGuard<'_, FxHashSet<CallerId>> {
+        self.finished_links
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -350,6 +375,13 @@ impl Callers {
     /// # Errors
     /// If the database fails.
     pub async fn unlink(&self, alias: &CallerId) -> Result<(), CallerError> {
+        self.directory.catch_up().await?;
+        if !self.directory.standings().aliases.contains_key(alias) {
+            return Err(CallerError::Undecided(
+                "this number is not linked to another (the person's own number is not)",
+            ));
+        }
+        self.finished_links().remove(alias);
         Ok(self
             .directory
             .decide(Decision::Link(alias.clone(), None))
@@ -359,17 +391,14 @@ impl Callers {
     /// Goes on with what a stop, a crash or a store that was away broke off, at
     /// the start and now and then.
     pub(super) async fn keep_on(&self) {
-        let linked = self.directory.standings();
-        self.unfinished_links()
-            .extend(linked.aliases.keys().cloned());
-        drop(linked);
         loop {
-            self.resume().await;
+            self.resume_erasures().await;
+            self.resume_links().await;
             tokio::time::sleep(RESUME).await;
         }
     }
 
-    async fn resume(&self) {
+    async fn resume_erasures(&self) {
         match self.ledger.leads("erasures").await {
             Ok(true) => {}
             Ok(false) => return,
@@ -395,7 +424,7 @@ impl Callers {
             // What has been said since the stores forgot the caller stays.
             if forgotten {
                 let nothing = FxHashSet::default();
-                self.remove_files(&caller, conversations, &nothing, &mut receipt)
+                self.remove_files(&caller, conversations, &nothing, &nothing, &mut receipt)
                     .await;
             } else {
                 match self.sessions.erase(&caller, true).await {
@@ -416,18 +445,26 @@ impl Callers {
                 );
             }
         }
-        let unfinished: Vec<CallerId> = self.unfinished_links().iter().cloned().collect();
-        for alias in unfinished {
-            // Parted since, there is nothing to move any more.
-            let person = self.directory.person(&alias);
-            if person != alias
-                && let Err(error) = self.sessions.hand_over(&alias, &person).await
-            {
-                tracing::error!(%error, "What is known of a linked number is not moved yet");
-                continue;
+    }
+
+    /// Moves what is known of linked numbers, where that was broken off. Moved
+    /// twice, nothing changes.
+    async fn resume_links(&self) {
+        let standings = self.directory.standings();
+        let finished = self.finished_links().clone();
+        let mut links = standings.aliases.iter();
+        while let Some((alias, person)) = links.find(|(alias, _)| !finished.contains(*alias)) {
+            match self.sessions.hand_over(alias, person).await {
+                Ok(()) => drop(self.finished_links().insert(alias.clone())),
+                Err(error) => {
+                    tracing::error!(%error, "What is known of a linked number is not moved yet");
+                }
             }
-            self.unfinished_links().remove(&alias);
         }
+        // Parted and linked again, a number begins anew.
+        let aliases = &self.directory.standings().aliases;
+        self.finished_links()
+            .retain(|alias| aliases.contains_key(alias));
     }
 
     async fn note_completed(&self, masked: String) {

@@ -7,8 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
+
 use super::agent_cache::AgentCache;
 use super::directory::Directory;
+use crate::domain::ids::AgentId;
 use crate::metric_definitions::{Metrics, Pool};
 use crate::store::{Fleet, Ledger, Result};
 
@@ -43,8 +46,7 @@ pub(super) struct FleetWatch {
 impl FleetWatch {
     /// Keeps up for good.
     pub async fn keep_up(self) {
-        // Those that were there before were loaded at the start.
-        let mut agents = 0;
+        let mut agents = FxHashMap::default();
         loop {
             match self.round(&mut agents).await {
                 Ok(()) => {}
@@ -54,7 +56,7 @@ impl FleetWatch {
         }
     }
 
-    async fn round(&self, agents: &mut u64) -> Result<()> {
+    async fn round(&self, agents: &mut FxHashMap<AgentId, u64>) -> Result<()> {
         let Fleet {
             instances,
             taken_over,
@@ -69,9 +71,14 @@ impl FleetWatch {
             self.metrics.busy_connections.get(pool).set(f64::from(busy));
         }
         self.directory.catch_up().await?;
-        let (changed, version) = self.ledger.agents_since(*agents).await?;
-        *agents = version;
-        self.agents.catch_up(changed);
+        let newest = agents.values().copied().max().unwrap_or_default();
+        let changed = self.ledger.agents_since(newest).await?;
+        // Some come more than once; one that is not new says nothing.
+        let changed = changed.into_iter().filter_map(|(version, stored)| {
+            let known = agents.insert(stored.agent.clone(), version);
+            (known != Some(version)).then_some(stored)
+        });
+        self.agents.catch_up(changed.collect());
         Ok(())
     }
 }

@@ -235,7 +235,8 @@ impl Pipeline {
         log_events::processing_memories(&shown, &learning.agent);
         // As late as can be: the number may be linked to another meanwhile, or
         // its owner have opted out.
-        let standing = self.directory.confirmed_standing(caller).await?;
+        self.directory.catch_up().await?;
+        let standing = self.directory.standing(caller);
         let Some((person, _)) = standing.person() else {
             return Err(Failure::Erased);
         };
@@ -303,7 +304,7 @@ impl Pipeline {
                     return Ok(CallOutcome::Greeted);
                 }
                 // Linked to another caller while the model was at work.
-                None if self.directory.person(caller) != person => {}
+                None if self.directory.confirmed_person(caller).await? != person => {}
                 _ => return Ok(CallOutcome::Superseded),
             }
         }

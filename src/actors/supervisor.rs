@@ -180,7 +180,7 @@ impl ActorSystem {
             elevenlabs,
             ledger: Arc::clone(&ledger),
             payload_retention: options.retention.payloads,
-            unfinished_links: Arc::default(),
+            finished_links: Arc::default(),
         };
         let pipeline = Arc::new(Pipeline {
             ledger: Arc::clone(&ledger),

@@ -212,7 +212,14 @@ async fn memory(services: &Services) -> Outcome {
     const OPENMEMORY_REMEDY: &str =
         "verify that OpenMemory is running and that OPENMEMORY_PORT and OPENMEMORY_KEY are correct";
     const TLS: &str = "check the system's TLS certificates";
-    let failed = |e: StoreError| (e.to_string(), REMEDY);
+    const SERVER_REMEDY: &str = "see that PostgreSQL runs, and that DATABASE_URL has the right host, user, password and database";
+    let failed = |e: StoreError| {
+        let remedy = match (&e, services.database.file()) {
+            (StoreError::Unavailable(_), None) => SERVER_REMEDY,
+            _ => REMEDY,
+        };
+        (e.to_string(), remedy)
+    };
     // A check makes nothing where only a service should: it is tried elsewhere.
     let is_missing = |file: &Path| !file.exists();
     let nothing_yet =
@@ -231,7 +238,7 @@ async fn memory(services: &Services) -> Outcome {
         (database, archive, places)
     } else {
         let places = format!(
-            "the database at {} and the archive at {} take writes",
+            "{} and the archive at {} take writes",
             services.database,
             services.archive.display()
         );
@@ -239,7 +246,9 @@ async fn memory(services: &Services) -> Outcome {
         if let Err(StoreError::InUse(_)) = database {
             return running(services).await;
         }
-        (database, Archive::open_existing(&services.archive), places)
+        let is_shared = services.database.file().is_none();
+        let archive = Archive::open_existing(&services.archive, is_shared);
+        (database, archive, places)
     };
     let (database, archive) = (database.map_err(failed)?, archive.map_err(failed)?);
     let ledger = database.ledger().check_writable().await;

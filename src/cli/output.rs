@@ -29,7 +29,9 @@ impl Output {
         let flushed = io::stdout().flush().err();
         match self.failed.or(flushed) {
             Some(error) if error.kind() != ErrorKind::BrokenPipe => {
-                eprintln!("elaoms: the output cannot be written: {error}");
+                eprintln!(
+                    "elaoms: the output cannot be written, but what it tells of was done: {error}"
+                );
                 ExitCode::FAILURE
             }
             _ if done => ExitCode::SUCCESS,

@@ -29,7 +29,7 @@ impl Environment {
             Ok(lines) => {
                 for line in lines {
                     let (name, value) = line.map_err(|e| match e {
-                        dotenvy::Error::LineParse(line, _) => unreadable(&line),
+                        dotenvy::Error::LineParse(text, _) => unreadable(&text),
                         other => format!(".env cannot be read: {other}"),
                     })?;
                     settings.insert(name, value);
@@ -63,11 +63,20 @@ impl Environment {
     }
 }
 
-/// Names the setting, never its value.
-fn unreadable(line: &str) -> String {
-    let name = line.split('=').next().unwrap_or_default().trim();
-    let name: String = name.chars().take(60).collect();
+/// Names the setting, never its value: what cannot be parsed may be all of it.
+fn unreadable(text: &str) -> String {
+    let file = std::fs::read_to_string(".env").unwrap_or_default();
+    let line = file.lines().find(|line| line.contains(text.trim()));
+    let name = line.and_then(|line| line.split_once('=')).map(|(name, _)| {
+        let name = name.trim();
+        name.strip_prefix("export ").unwrap_or(name).trim()
+    });
+    let is_name = |name: &&str| {
+        let mut bytes = name.bytes();
+        bytes.all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_') && name.len() < 60
+    };
+    let at = name.filter(is_name).unwrap_or("one of the settings");
     format!(
-        ".env cannot be read at the setting {name:?}: put a value with spaces, #, $ or quotes between single quotes"
+        ".env cannot be read at {at}: put a value with spaces, #, $ or quotes between single quotes"
     )
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use rand::distr::{Alphanumeric, SampleString};
 use rustc_hash::FxHashSet;
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 
@@ -29,11 +30,17 @@ const OPERATION_TIMEOUT: Duration = Duration::from_secs(20);
 const EXPIRY_PORTION: Duration = Duration::from_secs(5);
 /// Where bodies wait that are not authenticated yet.
 const INCOMING: &str = ".incoming";
+/// Locked by the instance whose folder it is in.
+const LOCK: &str = "lock";
 
 /// The archive folder. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Archive {
     root: Arc<Path>,
+    /// Where files are that are not whole yet.
+    incoming: Arc<Path>,
+    /// Of that folder, where other instances have others.
+    _lock: Option<Arc<File>>,
     next_part: Arc<AtomicU64>,
     /// Threads that may wait for the volume at a time, if it hangs even for good.
     threads: Arc<Semaphore>,
@@ -59,18 +66,49 @@ impl Archive {
     pub fn open(root: &Path) -> Result<Self> {
         let incoming = root.join(INCOMING);
         create_folder(&incoming)?;
-        let archive = Self {
+        for entry in std::fs::read_dir(&incoming).map_err(unavailable)? {
+            let path = entry.map_err(unavailable)?.path();
+            if !path.is_dir() {
+                std::fs::remove_file(path).map_err(unavailable)?;
+            }
+        }
+        Ok(Self::new(root, incoming, None))
+    }
+
+    /// Opens an archive that other instances use at the same time. What is not
+    /// whole yet is in a folder of each, which it holds locked: what those that
+    /// are gone have left is removed.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_shared(root: &Path) -> Result<Self> {
+        let all = root.join(INCOMING);
+        create_folder(&all)?;
+        for entry in std::fs::read_dir(&all).map_err(unavailable)? {
+            let path = entry.map_err(unavailable)?.path();
+            let lock = File::open(path.join(LOCK));
+            if lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
+                // Another instance may be doing the same.
+                let _ = std::fs::remove_dir_all(path);
+            }
+        }
+        let incoming = all.join(Alphanumeric.sample_string(&mut rand::rng(), 16));
+        create_folder(&incoming)?;
+        let lock = create_file(&incoming.join(LOCK)).map_err(unavailable)?;
+        lock.lock().map_err(unavailable)?;
+        Ok(Self::new(root, incoming, Some(Arc::new(lock))))
+    }
+
+    fn new(root: &Path, incoming: PathBuf, lock: Option<Arc<File>>) -> Self {
+        Self {
             root: root.into(),
+            incoming: incoming.into(),
+            _lock: lock,
             next_part: Arc::default(),
             threads: Arc::new(Semaphore::new(THREADS)),
             check: Arc::new(Semaphore::new(1)),
             batch: Arc::default(),
-        };
-        for entry in std::fs::read_dir(&incoming).map_err(unavailable)? {
-            let path = entry.map_err(unavailable)?.path();
-            std::fs::remove_file(path).map_err(unavailable)?;
         }
-        Ok(archive)
     }
 
     /// Opens the archive of a service, for a command of an operator: one that is
@@ -78,14 +116,18 @@ impl Archive {
     ///
     /// # Errors
     /// If there is none, or as [`Self::open`].
-    pub fn open_existing(root: &Path) -> Result<Self> {
+    pub fn open_existing(root: &Path, shared: bool) -> Result<Self> {
         if !root.is_dir() {
             return Err(StoreError::File(format!(
                 "there is no archive at {} (PAYLOAD_STORAGE_PATH)",
                 root.display()
             )));
         }
-        Self::open(root)
+        if shared {
+            Self::open_shared(root)
+        } else {
+            Self::open(root)
+        }
     }
 
     /// The archive's folder.
@@ -107,7 +149,7 @@ impl Archive {
     /// A new file among those that are not whole yet.
     fn part(&self) -> PathBuf {
         let number = self.next_part.fetch_add(1, Ordering::Relaxed);
-        self.root.join(INCOMING).join(format!("{number}.part"))
+        self.incoming.join(format!("{number}.part"))
     }
 
     /// To be asked for before the bodies of a batch are read: until the batch is

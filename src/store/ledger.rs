@@ -207,6 +207,8 @@ pub struct ErasedEvents {
     /// Calls whose body was archived, and when it was received; or since when
     /// its files are known to be left.
     pub archived: Vec<(ConversationId, Timestamp)>,
+    /// Calls whose files another instance may be writing at this moment.
+    pub being_archived: Vec<ConversationId>,
     /// Every call of the caller whose id is known: whose files are to go.
     pub conversations: Vec<ConversationId>,
     /// Marks of further calls, whose ids are not known.
@@ -315,8 +317,10 @@ pub trait Ledger: Send + Sync + 'static {
         most_bytes: usize,
     ) -> Result<Vec<Unarchived>>;
 
-    /// The bodies of these events are in the archive.
-    async fn archived(&self, ids: Vec<EventId>) -> Result<()>;
+    /// The bodies of these events are in the archive. Those that are not in the
+    /// inbox any more, because they were erased meanwhile: of them nothing may
+    /// stay there.
+    async fn archived(&self, ids: Vec<EventId>) -> Result<Vec<EventId>>;
 
     /// The bodies of these events are not archived before `at`.
     async fn archive_later(&self, ids: Vec<EventId>, at: Timestamp) -> Result<()>;
@@ -374,9 +378,9 @@ pub trait Ledger: Send + Sync + 'static {
     async fn forget_agent(&self, agent: &AgentId) -> Result<()>;
 
     /// The profiles that were saved since a version, perhaps some from before as
-    /// well, and the version by now. For what other instances save.
-    async fn agents_since(&self, version: u64) -> Result<(Vec<StoredAgent>, u64)> {
-        Ok((Vec::new(), version))
+    /// well, each with its own. For what other instances save.
+    async fn agents_since(&self, _version: u64) -> Result<Vec<(u64, StoredAgent)>> {
+        Ok(Vec::new())
     }
 
     /// Who else there is.

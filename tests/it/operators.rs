@@ -205,9 +205,15 @@ async fn what_is_left_or_not_found_is_no_success() {
     let mut service = Service::start_with(&[("ELEVENLABS_API_KEY", "")]).await;
     know_nora(&service).await;
     service.terminate().await;
+    let before = service.query("SELECT count(*) FROM callers");
     let (status, text) = service
         .run(&["caller", "erase", "--elevenlabs", CALLER])
         .await;
+    assert_eq!(
+        service.query("SELECT count(*) FROM callers"),
+        before,
+        "{text}"
+    );
     assert!(
         status == 1 && text.contains("ELEVENLABS_API_KEY is not set"),
         "{text}"
@@ -216,6 +222,28 @@ async fn what_is_left_or_not_found_is_no_success() {
     assert!(status == 1 && text.contains("nothing was kept"), "{text}");
     let (status, text) = service.run(&["caller", "show", ""]).await;
     assert!(status == 2 && text.contains("value is required"), "{text}");
+    // Nothing that is no file is written, read or replaced.
+    let pipe = service.path("pipe");
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    for command in [
+        &["backup", "--force", "pipe"][..],
+        &["restore", "pipe"],
+        &["restore", "/dev/zero"],
+    ] {
+        let (status, text) = service.run(command).await;
+        assert!(status == 1 && text.contains("no regular file"), "{text}");
+    }
+    assert!(!pipe.is_file());
+    for undone in ["opt-in", "unshare", "unlink"] {
+        let (status, text) = service.run(&["caller", undone, OTHER_CALLER]).await;
+        assert_eq!(status, 1, "{undone}: {text}");
+    }
     let (status, text) = service.run(&["restore", "nope.db"]).await;
     assert!(
         status == 1 && text.contains("nope.db cannot be read"),
@@ -294,6 +322,20 @@ async fn settings_are_those_of_the_working_folder() {
         let text = String::from_utf8(checked.stdout).unwrap();
         assert_eq!(text.contains("OPENAI_TIMEOUT"), is_read, "{text}");
     }
+    // What cannot be read is named, and not repeated.
+    std::fs::write(
+        folder.path().join(".env"),
+        "ADMIN_KEY=ana:to ken$1,ops:other\n",
+    )
+    .unwrap();
+    let mut serve = command(folder.path(), &[]);
+    let refused = serve.arg("serve").output().await.unwrap();
+    let text = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(78));
+    assert!(
+        text.contains("ADMIN_KEY") && !text.contains("ken") && !text.contains("ops"),
+        "{text}"
+    );
     // A check of what is not there yet makes nothing either.
     let mut check = command(&below, &[]);
     let checked = check.args(["check", "memory"]).output().await.unwrap();

@@ -755,20 +755,26 @@ pub async fn erasing_contract(ledger: &dyn Ledger, register: &dyn Register) {
 
 /// The contract of [`Register`].
 pub async fn register_contract(register: &dyn Register) {
-    let [nora, home, office] = ["+16125550101", "+16125550102", "+16125550103"].map(caller);
+    let numbers = [
+        "+16125550101",
+        "+16125550102",
+        "+16125550103",
+        "+16125550104",
+    ];
+    let [nora, home, office, tom] = numbers.map(caller);
     let decide = async |decision| register.decide(decision, at(0)).await.unwrap();
     for _ in 0..2 {
-        decide(Decision::OptOut(office.clone(), true)).await;
+        decide(Decision::OptOut(tom.clone(), true)).await;
         decide(Decision::Share(nora.clone(), true)).await;
         decide(Decision::Link(home.clone(), Some(office.clone()))).await;
     }
     // Whoever was linked to an alias is linked to its person.
     decide(Decision::Link(office.clone(), Some(nora.clone()))).await;
     let standings = register.standings().await.unwrap();
-    assert!(standings.opted_out.contains(&office) && standings.shared.contains(&nora));
+    assert!(standings.opted_out.contains(&tom) && standings.shared.contains(&nora));
     assert_eq!(standings.person(&home), &nora);
     assert_eq!(standings.person(&office), &nora);
-    decide(Decision::OptOut(office.clone(), false)).await;
+    decide(Decision::OptOut(tom.clone(), false)).await;
     decide(Decision::Share(nora.clone(), false)).await;
     decide(Decision::Link(home.clone(), None)).await;
     let standings = register.standings().await.unwrap();

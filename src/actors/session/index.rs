@@ -100,8 +100,10 @@ pub(in crate::actors) struct IndexCell {
     /// Calls learned since the session began: tells whether memories that were
     /// read are all there are.
     calls: AtomicU64,
-    /// Of the memories, where other instances change them.
+    /// Of the memories that are loaded, and of those that there are by now, where
+    /// other instances change them.
     version: AtomicU64,
+    newest: AtomicU64,
     budget: Arc<IndexBudget>,
 }
 
@@ -114,6 +116,7 @@ impl IndexCell {
             bytes: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
             version: AtomicU64::new(0),
+            newest: AtomicU64::new(0),
             budget,
         }
     }
@@ -124,21 +127,28 @@ impl IndexCell {
         self.calls.load(Ordering::Acquire) + self.budget.forgotten.load(Ordering::Acquire)
     }
 
-    /// The memories have this version: an index of another one is unloaded, and
-    /// one that is being loaded is not taken.
+    /// The memories have this version by now: an index of another one is none.
     pub fn expect(&self, version: u64) {
-        if self.version.swap(version, Ordering::AcqRel) != version {
-            self.note_call(None);
-        }
+        self.newest.store(version, Ordering::Release);
+    }
+
+    /// Which version is expected. Asked before memories are read, as are the
+    /// [calls](Self::calls).
+    pub fn expected(&self) -> u64 {
+        self.newest.load(Ordering::Acquire)
     }
 
     pub fn is_loaded(&self) -> bool {
-        self.loaded.load(Ordering::Acquire)
+        self.loaded.load(Ordering::Acquire) && self.is_newest()
+    }
+
+    fn is_newest(&self) -> bool {
+        self.version.load(Ordering::Acquire) == self.expected()
     }
 
     /// Takes an index, unless more calls were learned than when its memories
     /// were read.
-    pub fn load(self: &Arc<Self>, index: Index, calls: u64) {
+    pub fn load(self: &Arc<Self>, index: Index, calls: u64, version: u64) {
         // What was just loaded is about to be searched.
         self.searched.store(true, Ordering::Relaxed);
         let old = {
@@ -147,6 +157,7 @@ impl IndexCell {
                 return;
             }
             self.account(index.bytes());
+            self.version.store(version, Ordering::Release);
             self.loaded.store(true, Ordering::Release);
             place.replace(Box::new(index))
         };
@@ -179,7 +190,8 @@ impl IndexCell {
     pub fn search(&self, query: &str, agent: &AgentId) -> Option<Vec<Memory>> {
         self.searched.store(true, Ordering::Relaxed);
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        let found = index.as_ref()?.search(query, agent);
+        let index = index.as_ref().filter(|_| self.is_newest());
+        let found = index?.search(query, agent);
         Some(found.into_iter().cloned().collect())
     }
 
@@ -253,11 +265,11 @@ mod tests {
         let one = Index::new(memories(100)).bytes();
         let budget = Arc::new(IndexBudget::new(one * 5 / 2));
         let (a, b, c) = (cell(&budget), cell(&budget), cell(&budget));
-        a.load(Index::new(memories(100)), 0);
-        b.load(Index::new(memories(100)), 0);
+        a.load(Index::new(memories(100)), 0, 0);
+        b.load(Index::new(memories(100)), 0, 0);
         // Both count as used once; the third needs a place.
         b.searched.store(false, Ordering::Relaxed);
-        c.load(Index::new(memories(100)), 0);
+        c.load(Index::new(memories(100)), 0, 0);
         assert!(a.is_loaded() && !b.is_loaded() && c.is_loaded());
         assert_eq!(b.search("rose", &AgentId::parse("a").unwrap()), None);
         b.note_call(Some(memories(1)));
@@ -270,7 +282,7 @@ mod tests {
     fn an_index_that_only_grows_is_given_up_and_loaded_anew() {
         let budget = Arc::new(IndexBudget::default());
         let cell = cell(&budget);
-        cell.load(Index::new(memories(MAX_INDEXED)), 0);
+        cell.load(Index::new(memories(MAX_INDEXED)), 0, 0);
         cell.note_call(Some(memories(MAX_GROWTH)));
         assert!(cell.is_loaded());
         cell.note_call(Some(memories(1)));
@@ -282,9 +294,9 @@ mod tests {
         let cell = cell(&Arc::default());
         let before = cell.calls();
         cell.note_call(Some(memories(1)));
-        cell.load(Index::new(memories(3)), before);
+        cell.load(Index::new(memories(3)), before, 0);
         assert!(!cell.is_loaded());
-        cell.load(Index::new(memories(4)), cell.calls());
+        cell.load(Index::new(memories(4)), cell.calls(), 0);
         assert!(cell.is_loaded());
         // Stored before a crash, it may be unknown to the index.
         cell.note_call(None);

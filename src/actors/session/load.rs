@@ -56,7 +56,7 @@ impl Dependencies {
             if cell.is_loaded() {
                 return Ok(());
             }
-            let calls = cell.calls();
+            let (calls, version) = (cell.calls(), cell.expected());
             // A caller whom nobody knows has no memories.
             let memories = if published.view().profile.is_some() {
                 self.store.memories(caller, MAX_INDEXED).await
@@ -69,7 +69,7 @@ impl Dependencies {
             })?;
             let cell = Arc::clone(cell);
             // Not taken if a call was learned meanwhile: then once more.
-            let built = move || cell.load(Index::new(memories), calls);
+            let built = move || cell.load(Index::new(memories), calls, version);
             self.compute
                 .run(built)
                 .await

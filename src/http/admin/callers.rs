@@ -29,7 +29,10 @@ impl From<CallerError> for ApiError {
                 tracing::error!(%error, "An administrative operation failed");
                 Self::Unavailable("the caller's session is not available")
             }
-            CallerError::Link(error) => Self::Invalid(error.to_string()),
+            CallerError::Undecided(what) => Self::NoSuchThing(what),
+            error @ (CallerError::Link(_) | CallerError::NoElevenLabs) => {
+                Self::Invalid(error.to_string())
+            }
         }
     }
 }
@@ -286,6 +289,6 @@ async fn link(state: State, alias: CallerId, body: Bytes) -> Result<Response, Ap
     }
     let Request { caller } = serde_json::from_slice(&body)?;
     let caller = parse_caller(&state.caller_rules, &caller)?;
-    state.callers.link(&alias, &caller).await?;
-    answer(&json!({"linked_to": caller.as_str()}))
+    let person = state.callers.link(&alias, &caller).await?;
+    answer(&json!({"linked_to": person.as_str()}))
 }

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use rustc_hash::FxHashSet;
 use sqlx::{PgConnection, PgPool, Row};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::lock_callers;
 use super::rows::millis;
+use super::{lock_callers, slot};
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::AgentId;
 use crate::store::{Accepted, EventId, NewEvent, Result, StoreError, call_mark};
@@ -86,35 +87,35 @@ async fn next_batch(waiting: &mut mpsc::Receiver<Waiting>) -> Vec<Waiting> {
 async fn take(pool: &PgPool, batch: Vec<Waiting>) {
     let (events, replies): (Vec<NewEvent>, Vec<_>) =
         batch.into_iter().map(|w| (w.event, w.reply)).unzip();
-    let mut taken = Err(StoreError::Unavailable(
-        "another instance took the same events".into(),
-    ));
+    let taken = match try_all(pool, &events).await {
+        Ok(accepted) => accepted.into_iter().map(Ok).collect(),
+        Err(error) if events.len() == 1 => vec![Err(error)],
+        Err(_) => {
+            // One of them is in trouble, and not the others.
+            let singly = events.chunks(1).map(async |event| {
+                let accepted = try_all(pool, event).await?;
+                accepted.into_iter().next().ok_or(another())
+            });
+            join_all(singly).await
+        }
+    };
+    for (reply, accepted) in replies.into_iter().zip(taken) {
+        let _ = reply.send(accepted);
+    }
+}
+
+fn another() -> StoreError {
+    StoreError::Unavailable("another instance took the same event".into())
+}
+
+async fn try_all(pool: &PgPool, events: &[NewEvent]) -> Result<Vec<Accepted>> {
     for _ in 0..TRIES {
-        match accept_all(pool, &events).await {
-            // Another batch had one of the events; it is seen the next time.
-            Ok(None) => {}
-            Ok(Some(accepted)) => {
-                taken = Ok(accepted);
-                break;
-            }
-            Err(error) => {
-                taken = Err(error);
-                break;
-            }
+        // Otherwise another batch had one of the events, which is seen next time.
+        if let Some(accepted) = accept_all(pool, events).await? {
+            return Ok(accepted);
         }
     }
-    match taken {
-        Ok(accepted) => {
-            for (reply, accepted) in replies.into_iter().zip(accepted) {
-                let _ = reply.send(Ok(accepted));
-            }
-        }
-        Err(error) => {
-            for reply in replies {
-                let _ = reply.send(Err(error.clone()));
-            }
-        }
-    }
+    Err(another())
 }
 
 /// What is there already of a batch.
@@ -227,6 +228,7 @@ struct Rows<'a> {
     states: Vec<&'static str>,
     received_at: Vec<i64>,
     payloads: Vec<&'a [u8]>,
+    slots: Vec<Option<i32>>,
 }
 
 impl<'a> Rows<'a> {
@@ -252,6 +254,8 @@ impl<'a> Rows<'a> {
         });
         self.received_at.push(millis(event.received_at));
         self.payloads.push(&event.payload);
+        let caller = event.caller.as_ref();
+        self.slots.push(caller.map(|caller| slot(caller.as_str())));
     }
 
     /// The number of each row that was inserted, with its key.
@@ -261,14 +265,15 @@ impl<'a> Rows<'a> {
         }
         // In this order, so that numbers grow with arrival.
         let inserted = sqlx::query_as(
-            "INSERT INTO inbox (event_key, kind, conversation_id, agent, caller, started_at,
+            "INSERT INTO inbox (event_key, kind, conversation_id, agent, caller, slot, started_at,
                  greeting_wanted, stage, state, run_at, received_at, payload)
-             SELECT event_key, kind, conversation_id, agent, caller, started_at, greeting_wanted, stage, state,
-                 received_at, received_at, payload
+             SELECT event_key, kind, conversation_id, agent, caller, slot, started_at, greeting_wanted, stage, state,
+                 -- The clock of an instance that is fast delays nothing.
+                 least(received_at, (extract(epoch FROM clock_timestamp()) * 1000)::bigint), received_at, payload
              FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bool[],
-                 $8::text[], $9::text[], $10::bigint[], $11::bytea[]) WITH ORDINALITY
+                 $8::text[], $9::text[], $10::bigint[], $11::bytea[], $12::int[]) WITH ORDINALITY
                  AS e (event_key, kind, conversation_id, agent, caller, started_at, greeting_wanted, stage, state,
-                     received_at, payload, place)
+                     received_at, payload, slot, place)
              ORDER BY place
              ON CONFLICT (event_key) DO NOTHING
              RETURNING event_key, id",
@@ -284,6 +289,7 @@ impl<'a> Rows<'a> {
         .bind(self.states)
         .bind(self.received_at)
         .bind(self.payloads)
+        .bind(self.slots)
         .fetch_all(db)
         .await?;
         Ok(inserted)

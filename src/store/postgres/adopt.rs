@@ -5,9 +5,9 @@
 use jiff::Timestamp;
 use sqlx::PgConnection;
 
-use super::PostgresDatabase;
 use super::register::begin_erasure;
 use super::rows::text;
+use super::{PostgresDatabase, slot};
 use crate::store::transfer::{AuditRow, InboxRow, LearnedRow, Moved};
 use crate::store::{
     Decision, Ledger, PostgresLedger, PostgresRegister, Register, Result, SqliteDatabase,
@@ -36,6 +36,7 @@ pub async fn move_ledger(from: &SqliteDatabase, to: &PostgresDatabase) -> Result
             "{others} instances run on the target; stop them first"
         )));
     }
+    refuse_used(from, to).await?;
     let mut moved = Moved::default();
     copy_decisions(from, to).await?;
     let mut after = String::new();
@@ -82,6 +83,25 @@ pub async fn move_ledger(from: &SqliteDatabase, to: &PostgresDatabase) -> Result
         target.save_agent(agent).await?;
     }
     Ok(moved)
+}
+
+/// A target that has served since it was copied to knows better: what was erased
+/// or decided there must not come back.
+async fn refuse_used(from: &SqliteDatabase, to: &PostgresDatabase) -> Result<()> {
+    let source = SqliteRegister::new(from.clone());
+    let done = source.audit_log(usize::MAX).await?.len();
+    let used: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM inbox WHERE fence > 0) OR (SELECT count(*) FROM audit_log) > $1",
+    )
+    .bind(i64::try_from(done).unwrap_or(i64::MAX))
+    .fetch_one(&to.work)
+    .await?;
+    if used {
+        return Err(StoreError::File(
+            "the target has served since: copying would bring back what was changed or erased there".into(),
+        ));
+    }
+    Ok(())
 }
 
 /// The rows, and the last one's place, or nothing if there are none.
@@ -150,9 +170,9 @@ async fn insert_inbox(db: &mut PgConnection, rows: &[InboxRow]) -> Result<()> {
         sqlx::query(
             "INSERT INTO inbox (id, event_key, kind, conversation_id, agent, caller, started_at, greeting_wanted,
                  stage, state, attempts, crashes, unusable, run_at, received_at, greet_since, archived, archive_at,
-                 last_error, payload)
+                 last_error, payload, slot)
              OVERRIDING SYSTEM VALUE
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
              ON CONFLICT (event_key) DO NOTHING",
         )
         .bind(row.id)
@@ -175,6 +195,7 @@ async fn insert_inbox(db: &mut PgConnection, rows: &[InboxRow]) -> Result<()> {
         .bind(row.archive_at)
         .bind(row.last_error.as_deref().map(text))
         .bind(&row.payload)
+        .bind(row.caller.as_deref().map(slot))
         .execute(&mut *db)
         .await?;
     }

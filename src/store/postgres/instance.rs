@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::distr::{Alphanumeric, SampleString};
 use sqlx::PgPool;
@@ -17,12 +17,16 @@ const BEAT: Duration = Duration::from_secs(2);
 /// How long it is believed to live after that, in seconds: several beats, so
 /// that one that is lost does not matter.
 const LIFE: f64 = 10.0;
+/// How long an instance has to have been heard itself before it takes over from
+/// others: two beats of theirs.
+const STEADY: Duration = Duration::from_secs(5);
 /// After how long a dead instance is forgotten, in seconds.
 const MEMORY: f64 = 3_600.0;
 
 /// See the [module](self).
 pub(super) struct Instance {
     id: String,
+    voice: PgPool,
     /// Events taken over from others.
     taken_over: Arc<AtomicU64>,
     /// How often others had taken ours over.
@@ -32,34 +36,22 @@ pub(super) struct Instance {
 
 impl Instance {
     /// Joins the others under an id of its own: what a process has claimed is
-    /// never taken for another's, not even its own from before a restart.
-    pub async fn start(pool: PgPool) -> Result<Self> {
+    /// never taken for another's, not even its own from before a restart. What
+    /// it says goes through a pool of its own.
+    pub async fn start(voice: PgPool, work: PgPool) -> Result<Self> {
         let id = Alphanumeric.sample_string(&mut rand::rng(), 16);
-        beat(&pool, &id).await?;
-        let stop = CancellationToken::new();
-        let until = stop.clone();
-        let whose = id.clone();
-        let taken_over = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&taken_over);
-        tokio::spawn(until.run_until_cancelled_owned(async move {
-            loop {
-                tokio::time::sleep(BEAT).await;
-                let done = match beat(&pool, &whose).await {
-                    Ok(()) => take_over(&pool).await,
-                    Err(error) => Err(error),
-                };
-                match done {
-                    Ok(0) => {}
-                    Ok(events) => {
-                        counted.fetch_add(events, Ordering::Relaxed);
-                        tracing::warn!(events, "Work of an instance that is gone is taken over");
-                    }
-                    Err(error) => tracing::error!(%error, "This instance cannot say that it lives"),
-                }
-            }
-        }));
+        beat(&voice, &id).await?;
+        let (stop, taken_over) = (CancellationToken::new(), Arc::default());
+        let life = Life {
+            id: id.clone(),
+            voice: voice.clone(),
+            work,
+            taken_over: Arc::clone(&taken_over),
+        };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(life.go_on()));
         Ok(Self {
             id,
+            voice,
             taken_over,
             refused: AtomicU64::new(0),
             _stop: stop.drop_guard(),
@@ -96,16 +88,51 @@ impl Instance {
     }
 
     /// Gives back what is claimed, so that others need not wait.
-    pub async fn leave(&self, pool: &PgPool) {
+    pub async fn leave(&self) {
         let left = sqlx::query("DELETE FROM instances WHERE id = $1")
             .bind(&self.id)
-            .execute(pool)
+            .execute(&self.voice)
             .await;
-        let given_back = take_over(pool).await;
+        let given_back = take_over(&self.voice).await;
         if left.is_err() || given_back.is_err() {
             tracing::warn!(
                 "What this instance has claimed is taken over by others in some seconds"
             );
+        }
+        self.voice.close().await;
+    }
+}
+
+/// What an instance does for as long as it lives.
+struct Life {
+    id: String,
+    voice: PgPool,
+    work: PgPool,
+    taken_over: Arc<AtomicU64>,
+}
+
+impl Life {
+    async fn go_on(self) {
+        // After an outage all seem dead: each gets the time to say otherwise.
+        let mut steady_since = Instant::now();
+        loop {
+            tokio::time::sleep(BEAT).await;
+            if let Err(error) = beat(&self.voice, &self.id).await {
+                tracing::error!(%error, "This instance cannot say that it lives");
+                steady_since = Instant::now();
+                continue;
+            }
+            if steady_since.elapsed() < STEADY {
+                continue;
+            }
+            match take_over(&self.work).await {
+                Ok(0) => {}
+                Ok(events) => {
+                    self.taken_over.fetch_add(events, Ordering::Relaxed);
+                    tracing::warn!(events, "Work of an instance that is gone is taken over");
+                }
+                Err(error) => tracing::error!(%error, "Work of others cannot be taken over"),
+            }
         }
     }
 }

@@ -39,17 +39,28 @@ impl PostgresLedger {
     }
 }
 
+/// The time of the queue in milliseconds: `$1` is that of whoever asks, or NULL
+/// for the database's.
+macro_rules! now {
+    () => {
+        "coalesce($1, (extract(epoch FROM statement_timestamp()) * 1000)::bigint)"
+    };
+}
+
 /// Whether an event is due: its time has come, or is further away than any
-/// pause is, because a clock was set back. `$1` is the time of whoever asks, or
-/// NULL for the database's; `$2` the longest pause.
+/// pause is (`$2`), because a clock was set back.
 macro_rules! due {
     ($column:literal) => {
         concat!(
             "(",
             $column,
-            " <= coalesce($1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) OR ",
+            " <= ",
+            now!(),
+            " OR ",
             $column,
-            " > coalesce($1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) + $2)"
+            " > $2 + ",
+            now!(),
+            ")"
         )
     };
 }
@@ -117,12 +128,18 @@ impl Ledger for PostgresLedger {
         .await?;
         let left = limit.saturating_sub(claimed.len());
         if left > 0 {
+            // Asked apart: with an OR the whole backlog would be gone through.
             let new = sqlx::query(concat!(
-                "UPDATE inbox SET state = 'running', owner = $4, fence = fence + 1
-                 WHERE id IN (
-                     SELECT id FROM inbox WHERE stage = $3 AND state = 'ready' AND id <> ALL($5) AND ",
-                due!("run_at"),
+                "WITH due AS (
+                     SELECT id FROM inbox WHERE stage = $3 AND state = 'ready' AND id <> ALL($5) AND run_at <= ",
+                now!(),
+                " ORDER BY run_at, id LIMIT $6 FOR UPDATE SKIP LOCKED),
+                 far AS (
+                     SELECT id FROM inbox WHERE stage = $3 AND state = 'ready' AND id <> ALL($5) AND run_at > $2 + ",
+                now!(),
                 " ORDER BY run_at, id LIMIT $6 FOR UPDATE SKIP LOCKED)
+                 UPDATE inbox SET state = 'running', owner = $4, fence = fence + 1
+                 WHERE id IN (SELECT id FROM due UNION ALL SELECT id FROM far LIMIT $6)
                  RETURNING *, length(payload)::bigint AS payload_bytes"
             ))
             .bind(self.0.now(now))
@@ -221,16 +238,19 @@ impl Ledger for PostgresLedger {
         Ok(unarchived)
     }
 
-    async fn archived(&self, ids: Vec<EventId>) -> Result<()> {
-        sqlx::query(
+    async fn archived(&self, ids: Vec<EventId>) -> Result<Vec<EventId>> {
+        // In one order, so that no two transactions wait for each other.
+        let there: Vec<i64> = sqlx::query_scalar(
             "UPDATE inbox SET archived = TRUE, archiver = NULL,
                  payload = CASE state WHEN 'done' THEN NULL ELSE payload END
-             WHERE id = ANY($1)",
+             WHERE id IN (SELECT id FROM inbox WHERE id = ANY($1) ORDER BY id FOR UPDATE)
+             RETURNING id",
         )
         .bind(numbers(&ids))
-        .execute(&self.0.work)
+        .fetch_all(&self.0.work)
         .await?;
-        Ok(())
+        let gone = ids.into_iter().filter(|id| !there.contains(&id.0));
+        Ok(gone.collect())
     }
 
     async fn archive_later(&self, ids: Vec<EventId>, at: Timestamp) -> Result<()> {
@@ -349,10 +369,11 @@ impl Ledger for PostgresLedger {
     }
 
     async fn agents(&self) -> Result<Vec<StoredAgent>> {
-        Ok(self.agents_since(0).await?.0)
+        let all = self.agents_since(0).await?;
+        Ok(all.into_iter().map(|(_, agent)| agent).collect())
     }
 
-    async fn agents_since(&self, version: u64) -> Result<(Vec<StoredAgent>, u64)> {
+    async fn agents_since(&self, version: u64) -> Result<Vec<(u64, StoredAgent)>> {
         // One that was committed late may have a smaller version.
         let since = i64::try_from(version).unwrap_or(i64::MAX) - LATE_VERSIONS;
         let rows = sqlx::query(
@@ -362,20 +383,19 @@ impl Ledger for PostgresLedger {
         .fetch_all(&self.0.work)
         .await?;
         let mut agents = Vec::with_capacity(rows.len());
-        let mut newest = version;
         for row in &rows {
-            newest = newest.max(number(row, "version")?);
             // A profile of another version of the program is fetched anew.
             let Ok(profile) = serde_json::from_str::<AgentProfile>(row.try_get("profile")?) else {
                 continue;
             };
-            agents.push(StoredAgent {
+            let agent = StoredAgent {
                 agent: rows::agent(row)?,
                 profile,
                 fetched_at: rows::time(row, "fetched_at")?,
-            });
+            };
+            agents.push((number(row, "version")?, agent));
         }
-        Ok((agents, newest))
+        Ok(agents)
     }
 
     async fn fleet(&self) -> Result<Fleet> {

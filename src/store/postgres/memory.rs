@@ -132,7 +132,7 @@ impl MemoryStore for PostgresMemoryStore {
             sqlx::query("SELECT * FROM memories WHERE caller = $1 ORDER BY id DESC LIMIT $2")
                 .bind(caller.as_str())
                 .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-                .fetch_all(&self.0.rings)
+                .fetch_all(&self.0.work)
                 .await?;
         newest.iter().rev().map(rows::memory).collect()
     }
@@ -158,7 +158,17 @@ impl MemoryStore for PostgresMemoryStore {
         let Some(known) = export(db, number).await? else {
             return Ok(());
         };
-        if let Some(merged) = known.merged_into(export(db, person).await?, person) {
+        let opted_out: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM opted_out_callers WHERE caller IN ($1, $2))",
+        )
+        .bind(number.as_str())
+        .bind(person.as_str())
+        .fetch_one(&mut *db)
+        .await?;
+        // Decided by another instance meanwhile: then nothing is kept.
+        let known = Some(known).filter(|_| !opted_out);
+        let theirs = export(db, person).await?;
+        if let Some(merged) = known.and_then(|known| known.merged_into(theirs, person)) {
             import(db, &merged).await?;
         }
         erase(db, number).await?;
@@ -167,19 +177,30 @@ impl MemoryStore for PostgresMemoryStore {
     }
 
     async fn expire_memories(&self, before: Timestamp) -> Result<u64> {
-        let gone: i64 = sqlx::query_scalar(
-            "WITH gone AS (
-                 DELETE FROM memories WHERE id IN (SELECT id FROM memories WHERE said_at < $1 LIMIT 1000)
-                 RETURNING caller),
-             noted AS (
-                 UPDATE callers SET memories_version = nextval('memories_versions')
-                 WHERE caller IN (SELECT caller FROM gone))
-             SELECT count(*) FROM gone",
+        let mut transaction = self.0.begin().await?;
+        let db = &mut *transaction;
+        let old: Vec<(i64, String)> =
+            sqlx::query_as("SELECT id, caller FROM memories WHERE said_at < $1 LIMIT 1000")
+                .bind(millis(before))
+                .fetch_all(&mut *db)
+                .await?;
+        let (ids, mut callers): (Vec<i64>, Vec<String>) = old.into_iter().unzip();
+        callers.sort_unstable();
+        callers.dedup();
+        let locked: Vec<&str> = callers.iter().map(String::as_str).collect();
+        lock_callers(db, &locked).await?;
+        let gone = sqlx::query("DELETE FROM memories WHERE id = ANY($1)")
+            .bind(ids)
+            .execute(&mut *db)
+            .await?;
+        sqlx::query(
+            "UPDATE callers SET memories_version = nextval('memories_versions') WHERE caller = ANY($1)",
         )
-        .bind(millis(before))
-        .fetch_one(&self.0.work)
+        .bind(callers)
+        .execute(&mut *db)
         .await?;
-        Ok(gone.unsigned_abs())
+        transaction.commit().await?;
+        Ok(gone.rows_affected())
     }
 
     async fn callers(&self) -> Result<Vec<CallerId>> {
@@ -325,28 +346,23 @@ impl PostgresMemoryStore {
 /// Locks a number and whoever it is by now, which another instance may have
 /// decided since this one has looked: the person.
 async fn lock_person(db: &mut PgConnection, number: &CallerId) -> Result<CallerId> {
-    sqlx::query(
-        "INSERT INTO caller_locks (caller)
-             SELECT DISTINCT caller FROM (
-                 SELECT $1 AS caller UNION SELECT caller FROM caller_links WHERE alias = $1) AS c
-             ORDER BY caller
-         ON CONFLICT (caller) DO UPDATE SET taken = caller_locks.taken + 1",
-    )
-    .bind(number.as_str())
-    .execute(&mut *db)
-    .await?;
-    // A link takes the number's lock, too, so this does not change any more; and
-    // if it was made just now, the person's lock is still to be had.
+    let person = person_of(db, number).await?;
+    let mut both = vec![number.as_str()];
+    both.extend(person.as_ref().map(CallerId::as_str));
+    lock_callers(db, &both).await?;
+    // A link takes these locks, too, so it does not change any more.
+    if person_of(db, number).await? != person {
+        return Err(StoreError::Unavailable("the caller is being linked".into()));
+    }
+    Ok(person.unwrap_or_else(|| number.clone()))
+}
+
+async fn person_of(db: &mut PgConnection, number: &CallerId) -> Result<Option<CallerId>> {
     let row = sqlx::query("SELECT caller FROM caller_links WHERE alias = $1")
         .bind(number.as_str())
-        .fetch_optional(&mut *db)
+        .fetch_optional(db)
         .await?;
-    let Some(row) = row else {
-        return Ok(number.clone());
-    };
-    let person = rows::caller(&row, "caller")?;
-    lock_caller(db, &person).await?;
-    Ok(person)
+    row.map(|row| rows::caller(&row, "caller")).transpose()
 }
 
 async fn before(db: &mut PgConnection, caller: &CallerId, learning: &Learning) -> Result<Before> {

@@ -195,6 +195,21 @@ async fn decide(db: &mut PgConnection, decision: &Decision, now: i64) -> Result<
         }
         Decision::Link(alias, Some(caller)) => {
             lock_callers(db, &[alias.as_str(), caller.as_str()]).await?;
+            // What was looked at before may be another instance's by now.
+            let changed: bool = sqlx::query_scalar(
+                "SELECT EXISTS (SELECT 1 FROM caller_links WHERE alias = $2)
+                     OR EXISTS (SELECT 1 FROM caller_links WHERE alias = $1 AND caller <> $2)
+                     OR EXISTS (SELECT 1 FROM opted_out_callers WHERE caller IN ($1, $2))",
+            )
+            .bind(alias.as_str())
+            .bind(caller.as_str())
+            .fetch_one(&mut *db)
+            .await?;
+            if changed {
+                return Err(StoreError::Unavailable(
+                    "another instance has decided something about these numbers".into(),
+                ));
+            }
             // Whoever was linked to the alias is linked to the caller now.
             sqlx::query("UPDATE caller_links SET caller = $2 WHERE caller = $1")
                 .bind(alias.as_str())
@@ -260,14 +275,13 @@ pub(super) async fn begin_erasure(
 /// Notes calls as erased.
 pub(super) async fn bury_marks(
     db: &mut PgConnection,
-    mut marks: Vec<String>,
+    marks: Vec<String>,
     now: Timestamp,
 ) -> Result<()> {
     // In one order, so that no two transactions wait for each other.
-    marks.sort_unstable();
     sqlx::query(
         "INSERT INTO erased_calls (mark, at) SELECT DISTINCT mark, $2 FROM unnest($1::text[]) AS mark
-         ON CONFLICT (mark) DO NOTHING",
+         ORDER BY mark ON CONFLICT (mark) DO NOTHING",
     )
     .bind(marks)
     .bind(millis(now))

@@ -61,6 +61,7 @@ pub fn back_up(
     if !replace && file.exists() {
         return Err(already_there(file));
     }
+    only_a_file(file, "cannot be the backup")?;
     if !examine(database)? {
         return Err(unusable(
             database,
@@ -104,6 +105,7 @@ pub fn restore(
         ));
     }
     // Before anything is made beside the database.
+    only_a_file(file, "cannot be restored")?;
     File::open(file).map_err(|e| unusable(file, "cannot be read", &e))?;
     let _lock = lock(database).map_err(|e| {
         let why = format!("{e}; stop it first");
@@ -327,6 +329,18 @@ fn is_part_of(file: &Path, database: &Path) -> bool {
         .and_then(|a| Ok((a, database.metadata()?)))
         .is_ok_and(|(a, b)| (a.dev(), a.ino()) == (b.dev(), b.ino()));
     has_its_name && folder(file) == folder(database) || is_linked
+}
+
+/// A device or pipe that is replaced is gone, and one that is read has no end.
+fn only_a_file(file: &Path, what: &str) -> Result<()> {
+    match fs::symlink_metadata(file).map(|found| found.file_type()) {
+        Ok(kind) if kind.is_symlink() => match file.metadata() {
+            Ok(target) if !target.is_file() => Err(unusable(file, what, &"it is no regular file")),
+            _ => Ok(()),
+        },
+        Ok(kind) if !kind.is_file() => Err(unusable(file, what, &"it is no regular file")),
+        _ => Ok(()),
+    }
 }
 
 fn already_there(file: &Path) -> StoreError {

@@ -104,7 +104,7 @@ impl Ledger for SqliteLedger {
             .await
     }
 
-    async fn archived(&self, ids: Vec<EventId>) -> Result<()> {
+    async fn archived(&self, ids: Vec<EventId>) -> Result<Vec<EventId>> {
         self.0
             .write(move |db| {
                 let mut update = db.prepare_cached(
@@ -112,10 +112,13 @@ impl Ledger for SqliteLedger {
                          payload = CASE state WHEN 'done' THEN NULL ELSE payload END
                      WHERE id = ?1",
                 )?;
+                let mut gone = Vec::new();
                 for id in ids {
-                    update.execute([id.0])?;
+                    if update.execute([id.0])? == 0 {
+                        gone.push(id);
+                    }
                 }
-                Ok(())
+                Ok(gone)
             })
             .await
     }

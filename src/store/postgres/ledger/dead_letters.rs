@@ -68,7 +68,7 @@ async fn remove(
     };
     let rows = sqlx::query(
         "DELETE FROM inbox WHERE caller = $1
-         RETURNING id, state, conversation_id, archived, received_at",
+         RETURNING id, state, conversation_id, archived, archiver, received_at",
     )
     .bind(caller.as_str())
     .fetch_all(&mut *db)
@@ -83,6 +83,8 @@ async fn remove(
             erased
                 .archived
                 .extend(conversation.clone().map(|c| (c, received)));
+        } else if row.try_get::<Option<&str>, _>("archiver")?.is_some() {
+            erased.being_archived.extend(conversation.clone());
         }
         erased.conversations.extend(conversation);
         erased.events.push(EventId(row.try_get("id")?));
@@ -152,7 +154,7 @@ pub(super) async fn revive(
     }
     // Back in its place in the order: behind a call that is being learned now.
     let revived = sqlx::query(
-        "UPDATE inbox SET attempts = 0, crashes = 0, unusable = 0, run_at = $2, received_at = $2,
+        "UPDATE inbox SET attempts = 0, crashes = 0, unusable = 0, run_at = least($2, (extract(epoch FROM clock_timestamp()) * 1000)::bigint), received_at = $2,
              greet_since = $2, state =
              CASE WHEN stage = 'learn' AND EXISTS (
                  SELECT 1 FROM inbox other WHERE other.caller = inbox.caller AND other.stage = 'learn'

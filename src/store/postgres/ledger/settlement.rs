@@ -3,9 +3,11 @@
 use jiff::Timestamp;
 use sqlx::{PgConnection, Row};
 
-use crate::store::postgres::PostgresDatabase;
+use crate::domain::caller_id::CallerId;
+use crate::domain::ids::ConversationId;
 use crate::store::postgres::rows::{self, text};
-use crate::store::{Claim, Result, RetryCause, Settled, Settlement, Stage};
+use crate::store::postgres::{PostgresDatabase, register};
+use crate::store::{Claim, Result, RetryCause, Settled, Settlement, Stage, call_mark};
 
 /// What settling needs to know of an event.
 struct Settling {
@@ -28,8 +30,7 @@ pub(super) async fn settle(
     let db = &mut *transaction;
     // Whose queue it is never changes.
     sqlx::query(
-        "INSERT INTO caller_locks (caller) SELECT caller FROM inbox WHERE id = $1 AND caller IS NOT NULL
-         ON CONFLICT (caller) DO UPDATE SET taken = caller_locks.taken + 1",
+        "SELECT slot FROM caller_locks WHERE slot = (SELECT slot FROM inbox WHERE id = $1) FOR UPDATE",
     )
     .bind(claim.id.0)
     .execute(&mut *db)
@@ -92,7 +93,7 @@ async fn apply(
                 settled.next = Some(Stage::Greet);
                 // It stays with whoever has learned it.
                 sqlx::query(
-                    "UPDATE inbox SET stage = 'greet', attempts = 0, last_error = NULL, run_at = received_at,
+                    "UPDATE inbox SET stage = 'greet', attempts = 0, last_error = NULL, run_at = least(received_at, run_at),
                          greet_since = (extract(epoch FROM clock_timestamp()) * 1000)::bigint
                      WHERE id = $1",
                 )
@@ -106,10 +107,12 @@ async fn apply(
         }
         Settlement::Greeted => finish(db, event.id).await?,
         Settlement::Erased => {
-            sqlx::query("DELETE FROM inbox WHERE id = $1")
-                .bind(event.id)
-                .execute(&mut *db)
-                .await?;
+            let conversation: Option<String> =
+                sqlx::query_scalar("DELETE FROM inbox WHERE id = $1 RETURNING conversation_id")
+                    .bind(event.id)
+                    .fetch_one(&mut *db)
+                    .await?;
+            forget_call(db, event, conversation).await?;
             if stage == Stage::Learn {
                 promote_next(db, event).await?;
             }
@@ -156,6 +159,24 @@ async fn apply(
         }
     }
     Ok(settled)
+}
+
+/// Nothing of the call comes back, and its files go, too.
+async fn forget_call(
+    db: &mut PgConnection,
+    event: &Settling,
+    conversation: Option<String>,
+) -> Result<()> {
+    let caller = event.caller.as_deref().and_then(CallerId::from_stored);
+    let conversation = conversation.and_then(|id| ConversationId::parse(&id).ok());
+    let (Some(caller), Some(conversation)) = (caller, conversation) else {
+        return Ok(());
+    };
+    let now = Timestamp::now();
+    register::bury_marks(db, vec![call_mark(&conversation)], now).await?;
+    let (mut left, _) = register::pending_erasure(db, &caller).await?;
+    left.push(conversation);
+    register::begin_erasure(db, &caller, &left, true, now).await
 }
 
 /// Ends an event. Its body is dropped once it is in the archive.

@@ -14,11 +14,12 @@ CREATE TABLE leaders (
     owner TEXT NOT NULL
 );
 
--- Locked by whoever changes a caller or the caller's queue.
+-- Locked by whoever changes a caller or the caller's queue: the row of the
+-- caller's slot, a hash of the id. No row tells of a caller, and none is written.
 CREATE TABLE caller_locks (
-    caller TEXT PRIMARY KEY,
-    taken  BIGINT NOT NULL DEFAULT 0
-) WITH (fillfactor = 70);
+    slot INT PRIMARY KEY
+);
+INSERT INTO caller_locks SELECT generate_series(0, 65535);
 
 CREATE SEQUENCE memories_versions;
 CREATE TABLE callers (
@@ -82,6 +83,7 @@ CREATE TABLE inbox (
     conversation_id TEXT,
     agent           TEXT,
     caller          TEXT,
+    slot            INT, -- of the caller's lock
     started_at      BIGINT NOT NULL,
     greeting_wanted BOOLEAN NOT NULL,
     stage           TEXT NOT NULL CHECK (stage IN ('learn', 'greet', 'archive')),
@@ -101,18 +103,22 @@ CREATE TABLE inbox (
     archiver        TEXT, -- the instance that writes it to the archive
     last_error      TEXT,
     payload         BYTEA,
-    CHECK ((state = 'running') = (owner IS NOT NULL))
-);
+    CHECK ((state = 'running') = (owner IS NOT NULL)),
+    CHECK ((caller IS NULL) = (slot IS NULL))
+)
+-- A backlog comes and goes faster than a tenth of the table changes.
+WITH (autovacuum_analyze_scale_factor = 0.01, autovacuum_vacuum_scale_factor = 0.05);
 -- At most one call of a caller is being learned or next to be, whatever the
 -- code forgets.
 CREATE UNIQUE INDEX inbox_head ON inbox (caller) WHERE stage = 'learn' AND state IN ('ready', 'running');
 CREATE INDEX inbox_ready       ON inbox (stage, run_at, id) WHERE state = 'ready';
 CREATE INDEX inbox_running     ON inbox (owner)             WHERE state = 'running';
 CREATE INDEX inbox_queued      ON inbox (caller, id)        WHERE state = 'queued';
-CREATE INDEX inbox_greeting    ON inbox (caller, agent)     WHERE stage = 'greet' AND state IN ('ready', 'running');
+CREATE INDEX inbox_unfinished  ON inbox (caller, agent)     WHERE stage IN ('learn', 'greet') AND state IN ('queued', 'ready', 'running');
 CREATE INDEX inbox_open        ON inbox (received_at)       WHERE state IN ('queued', 'ready', 'running');
 CREATE INDEX inbox_dead        ON inbox (id)                WHERE state = 'dead';
 CREATE INDEX inbox_done        ON inbox (received_at)       WHERE state = 'done';
+CREATE INDEX inbox_unarchived  ON inbox (received_at)       WHERE NOT archived AND state = 'done';
 CREATE INDEX inbox_to_archive  ON inbox (id)                WHERE NOT archived;
 CREATE INDEX inbox_of_caller   ON inbox (caller)            WHERE caller IS NOT NULL;
 

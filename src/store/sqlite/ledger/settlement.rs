@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
+use crate::domain::ids::ConversationId;
+use crate::store::sqlite::register;
 use crate::store::sqlite::rows::{self, first, millis, query};
 use crate::store::{EventId, Result, RetryCause, Settled, Settlement, Stage};
 
@@ -53,8 +55,7 @@ pub(super) fn settle(
             if stage == Stage::Learn {
                 promote_next(db, id, &event)?;
             }
-            db.prepare_cached("DELETE FROM inbox WHERE id = ?1")?
-                .execute([id.0])?;
+            forget_call(db, id)?;
         }
         Settlement::Retry {
             run_at,
@@ -84,6 +85,26 @@ pub(super) fn settle(
         }
     }
     Ok(settled)
+}
+
+/// Removes an event: nothing of the call comes back, and its files go, too.
+fn forget_call(db: &Connection, id: EventId) -> Result<()> {
+    let sql = "SELECT caller, conversation_id FROM inbox WHERE id = ?1";
+    let event = first(db, sql, [id.0], |row| {
+        let conversation: Option<String> = row.get("conversation_id")?;
+        let conversation = conversation.and_then(|id| ConversationId::parse(&id).ok());
+        Ok((rows::caller(row)?, conversation))
+    })?;
+    if let Some((caller, Some(conversation))) = event {
+        let now = Timestamp::now();
+        register::bury(db, std::slice::from_ref(&conversation), now)?;
+        let (mut left, _) = register::pending_erasure(db, &caller)?;
+        left.push(conversation);
+        register::begin_erasure(db, &caller, &left, true, now)?;
+    }
+    db.prepare_cached("DELETE FROM inbox WHERE id = ?1")?
+        .execute([id.0])?;
+    Ok(())
 }
 
 fn begin_greeting(db: &Connection, id: EventId) -> Result<()> {
