@@ -161,6 +161,58 @@ async fn profiles_and_their_invalidation_reach_every_instance() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_a_call_erased_while_another_instance_archives_it_no_file_stays() {
+    let Some(server) = Postgres::start().await else {
+        return;
+    };
+    let url = server.database("fleet").await;
+    let archive = tempfile::tempdir().unwrap();
+    let folder = archive.path().to_str().unwrap();
+    let settings = [("DATABASE_URL", &*url), ("PAYLOAD_STORAGE_PATH", folder)];
+    let writer = Service::start_with(&settings).await;
+    // Opening a pipe that nobody reads holds up whoever writes the first file.
+    let own = std::fs::read_dir(archive.path().join(".incoming")).unwrap();
+    let own = own.map(|entry| entry.unwrap().path()).next().unwrap();
+    let pipe = own.join("0.part");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let said = call("conv_1", AGENT, CALLER).caller("I like roses.");
+    writer.end_call(&said).await;
+    until("the call to be learned and archived", async || {
+        let open = "SELECT count(*) FROM inbox WHERE state = 'done' AND archiver IS NOT NULL";
+        server.query("fleet", open).await == "1"
+    })
+    .await;
+    let eraser = Service::start_with(&settings).await;
+    assert!(
+        own.exists(),
+        "an instance that starts leaves those of others"
+    );
+    let receipt = admin(
+        &eraser,
+        Method::DELETE,
+        &format!("callers/{CALLER}"),
+        json!({}),
+    )
+    .await;
+    assert_eq!(
+        (&receipt["memories"], &receipt["left"]),
+        (&json!(1), &json!([]))
+    );
+    let read = tokio::task::spawn_blocking(move || std::fs::read(pipe));
+    assert!(!read.await.unwrap().unwrap().is_empty());
+    writer
+        .end_call(&call("conv_2", AGENT, OTHER_CALLER).caller("Hello!"))
+        .await;
+    settle(&server).await;
+    until("the file to go", async || {
+        !archive.path().join("conv_1").exists()
+    })
+    .await;
+    assert!(archive.path().join("conv_2").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_the_database_is_away_or_hangs_rings_get_defaults_and_nothing_is_lost() {
     let Some(mut server) = Postgres::start().await else {
         return;

@@ -205,7 +205,7 @@ async fn a_call_that_waits_is_not_learned_once_its_caller_opts_out() {
         .execute_batch(
             "DELETE FROM callers; DELETE FROM conversation_states; DELETE FROM memories;
              DELETE FROM learned_calls;
-             UPDATE inbox SET stage = 'learn', state = 'ready', run_at = 0, archived = 0;
+             UPDATE inbox SET stage = 'learn', state = 'ready', run_at = 0, payload = CAST('{}' AS BLOB);
              INSERT INTO opted_out_callers SELECT DISTINCT caller, 0 FROM inbox;",
         )
         .unwrap();
@@ -217,6 +217,16 @@ async fn a_call_that_waits_is_not_learned_once_its_caller_opts_out() {
     .await;
     assert_eq!(service.query("SELECT count(*) FROM callers"), 0);
     assert_eq!(service.query("SELECT count(*) FROM memories"), 0);
+    // Its recording is refused, and its files go: now and then, or at a start.
+    let audio = json!({"type": "post_call_audio", "data": {"agent_id": AGENT,
+        "conversation_id": "conv_1", "full_audio": "SUQz"}});
+    let audio = service.post_call(audio.to_string().into_bytes());
+    assert_eq!(audio.send().await.unwrap().status(), 200);
+    service.crash_and_restart().await;
+    until("the files to go", async || {
+        !service.path("payloads/conv_1").exists()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
