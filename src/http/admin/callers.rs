@@ -49,7 +49,9 @@ type State = Arc<AdminState>;
 pub(super) fn routes(admin: &BoxedFilter<(Operator,)>) -> BoxedFilter<(Response,)> {
     let caller = || admin.clone().and(path!("callers" / String / ..));
     let show = caller().and(warp::path::end()).and(warp::get()).then(
-        async |operator: Operator, id: String| operator.about(&id, "show caller", show).await,
+        async |operator: Operator, id: String| {
+            operator.about(parse_caller, &id, "show caller", show).await
+        },
     );
     let decisions =
         admin
@@ -61,7 +63,11 @@ pub(super) fn routes(admin: &BoxedFilter<(Operator,)>) -> BoxedFilter<(Response,
                 operator.act("list decisions", String::new(), work).await
             });
     let export = caller().and(path!("export")).and(warp::get()).then(
-        async |operator: Operator, id: String| operator.about(&id, "export caller", export).await,
+        async |operator: Operator, id: String| {
+            operator
+                .about(parse_caller, &id, "export caller", export)
+                .await
+        },
     );
     let erase = caller()
         .and(warp::path::end())
@@ -70,7 +76,9 @@ pub(super) fn routes(admin: &BoxedFilter<(Operator,)>) -> BoxedFilter<(Response,
         .then(
             async |operator: Operator, id: String, options: EraseOptions| {
                 let erase = |state, caller| erase(state, caller, options);
-                operator.about(&id, "erase caller", erase).await
+                operator
+                    .about(parse_caller, &id, "erase caller", erase)
+                    .await
             },
         );
     let rename = caller()
@@ -81,18 +89,26 @@ pub(super) fn routes(admin: &BoxedFilter<(Operator,)>) -> BoxedFilter<(Response,
             async |operator: Operator, id: String, body| match body::read_small(body).await {
                 Ok(body) => {
                     let rename = |state, caller| rename(state, caller, body);
-                    operator.about(&id, "rename caller", rename).await
+                    operator
+                        .about(parse_caller, &id, "rename caller", rename)
+                        .await
                 }
                 Err(error) => error.into_response(),
             },
         );
     let opt_out = caller().and(path!("opt-out")).and(warp::put()).then(
         async |operator: Operator, id: String| {
-            operator.about_ringing(&id, "opt caller out", opt_out).await
+            operator
+                .about(parse_ringing, &id, "opt caller out", opt_out)
+                .await
         },
     );
     let opt_in = caller().and(path!("opt-out")).and(warp::delete()).then(
-        async |operator: Operator, id: String| operator.about(&id, "opt caller in", opt_in).await,
+        async |operator: Operator, id: String| {
+            operator
+                .about(parse_caller, &id, "opt caller in", opt_in)
+                .await
+        },
     );
     show.or(decisions)
         .unify()
@@ -117,13 +133,17 @@ fn identity(admin: &BoxedFilter<(Operator,)>) -> BoxedFilter<(Response,)> {
     let share = caller().and(path!("shared")).and(warp::put()).then(
         async |operator: Operator, id: String| {
             let share = |state, caller| set_shared(state, caller, true);
-            operator.about_ringing(&id, "share number", share).await
+            operator
+                .about(parse_ringing, &id, "share number", share)
+                .await
         },
     );
     let unshare = caller().and(path!("shared")).and(warp::delete()).then(
         async |operator: Operator, id: String| {
             let unshare = |state, caller| set_shared(state, caller, false);
-            operator.about(&id, "unshare number", unshare).await
+            operator
+                .about(parse_caller, &id, "unshare number", unshare)
+                .await
         },
     );
     let link = caller()
@@ -134,13 +154,19 @@ fn identity(admin: &BoxedFilter<(Operator,)>) -> BoxedFilter<(Response,)> {
             async |operator: Operator, id: String, body| match body::read_small(body).await {
                 Ok(body) => {
                     let link = |state, caller| link(state, caller, body);
-                    operator.about_ringing(&id, "link number", link).await
+                    operator
+                        .about(parse_ringing, &id, "link number", link)
+                        .await
                 }
                 Err(error) => error.into_response(),
             },
         );
     let unlink = caller().and(path!("link")).and(warp::delete()).then(
-        async |operator: Operator, id: String| operator.about(&id, "unlink number", unlink).await,
+        async |operator: Operator, id: String| {
+            operator
+                .about(parse_caller, &id, "unlink number", unlink)
+                .await
+        },
     );
     share
         .or(unshare)
@@ -156,34 +182,8 @@ fn identity(admin: &BoxedFilter<(Operator,)>) -> BoxedFilter<(Response,)> {
 type Parse = fn(&CallerRules, &str) -> Result<CallerId, ApiError>;
 
 impl Operator {
-    /// Does something about a caller of whom something may be kept, and writes it
-    /// down.
+    /// Does something about a caller, and writes it down.
     async fn about<F>(
-        &self,
-        id: &str,
-        action: &'static str,
-        work: impl FnOnce(State, CallerId) -> F,
-    ) -> Response
-    where
-        F: Future<Output = Result<Response, ApiError>> + Send + 'static,
-    {
-        self.about_parsed(parse_caller, id, action, work).await
-    }
-
-    /// Decides something about a caller who can ring, and writes it down.
-    async fn about_ringing<F>(
-        &self,
-        id: &str,
-        action: &'static str,
-        work: impl FnOnce(State, CallerId) -> F,
-    ) -> Response
-    where
-        F: Future<Output = Result<Response, ApiError>> + Send + 'static,
-    {
-        self.about_parsed(parse_ringing, id, action, work).await
-    }
-
-    async fn about_parsed<F>(
         &self,
         parse: Parse,
         id: &str,
