@@ -173,6 +173,29 @@ mod tests {
     }
 
     #[test]
+    fn a_database_elsewhere_without_tls_is_warned_about() {
+        for (url, warned) in [
+            ("sqlite://x.db", false),
+            ("postgres://u:p@localhost/db", false),
+            ("postgres://u:p@db.example.org/db", true),
+            ("postgres://u:p@db.example.org/db?sslmode=prefer", true),
+            (
+                "postgres://u:p@db.example.org/db?sslmode=verify-full",
+                false,
+            ),
+            ("postgres://u@ignored/db?host=/run/postgresql", false),
+        ] {
+            let config = config(&[("DATABASE_URL", url)]).unwrap();
+            let warnings = config.services.warnings;
+            let found = warnings
+                .iter()
+                .any(|w| w.contains("does not insist on TLS"));
+            assert_eq!(found, warned, "{url}");
+            assert!(!warnings.iter().any(|w| w.contains("u:p")));
+        }
+    }
+
+    #[test]
     fn doubtful_secrets_are_refused_or_warned_about() {
         for (keys, why) in [
             ("ana:", "no key after"),

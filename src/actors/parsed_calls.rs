@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
@@ -13,6 +14,10 @@ use crate::store::EventId;
 
 /// Memory for calls that wait, in bytes of their bodies; the oldest go first.
 const MOST_BYTES: usize = 32 * 1024 * 1024;
+
+/// How long a call is kept that nobody has worked on here: another instance may
+/// have, and nothing tells of that.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
 
 /// Parsed calls by event. Cheap to clone.
 #[derive(Clone, Default)]
@@ -23,7 +28,7 @@ struct State {
     calls: FxHashMap<EventId, Kept>,
     /// In the order in which they were kept, by their stamps; those forgotten
     /// since leave theirs behind.
-    order: VecDeque<(EventId, u64)>,
+    order: VecDeque<(EventId, u64, Instant)>,
     bytes: usize,
     stamps: u64,
 }
@@ -41,10 +46,11 @@ impl State {
         }
     }
 
-    /// Makes room for so many bytes more.
-    fn make_room(&mut self, bytes: usize) {
-        while self.bytes + bytes > MOST_BYTES {
-            let Some((id, stamp)) = self.order.pop_front() else {
+    /// Drops what is too old, and makes room for so many bytes more.
+    fn make_room(&mut self, bytes: usize, now: Instant) {
+        let is_old = |kept: &(_, _, Instant)| now.duration_since(kept.2) > LONGEST;
+        while self.bytes + bytes > MOST_BYTES || self.order.front().is_some_and(is_old) {
+            let Some((id, stamp, _)) = self.order.pop_front() else {
                 return;
             };
             if self.is_present(id, stamp) {
@@ -61,7 +67,7 @@ impl State {
     fn tidy(&mut self) {
         if self.order.len() > 2 * self.calls.len() + 16 {
             let mut order = std::mem::take(&mut self.order);
-            order.retain(|(id, stamp)| self.is_present(*id, *stamp));
+            order.retain(|(id, stamp, _)| self.is_present(*id, *stamp));
             self.order = order;
         }
     }
@@ -75,11 +81,12 @@ impl ParsedCalls {
         }
         let mut state = self.state();
         state.remove(id);
-        state.make_room(bytes);
+        let now = Instant::now();
+        state.make_room(bytes, now);
         state.stamps += 1;
         let stamp = state.stamps;
         state.calls.insert(id, Kept { call, bytes, stamp });
-        state.order.push_back((id, stamp));
+        state.order.push_back((id, stamp, now));
         state.bytes += bytes;
         state.tidy();
     }

@@ -282,7 +282,16 @@ impl<'a> Reader<'a> {
                         .into(),
                 );
             }
-            Some(url) => return url,
+            Some(known) => {
+                if matches!(known, DatabaseUrl::Postgres(_)) && !is_encrypted(&url) {
+                    self.warnings.push(
+                        "DATABASE_URL leads to another machine and does not insist on TLS: passwords and callers' \
+                         words can be read on the way; add ?sslmode=verify-full (and sslrootcert=/path/to/ca.pem)"
+                            .into(),
+                    );
+                }
+                return known;
+            }
             // A database URL may hold a password: only its scheme is repeated.
             None => self.problems.push(match url.split_once(':') {
                 Some((scheme, _)) => format!(
@@ -407,6 +416,23 @@ impl<'a> Reader<'a> {
         };
         Some((base_url, key.into()))
     }
+}
+
+/// Whether nobody on the way can read what a database is told: there is no way,
+/// or the URL insists on TLS.
+fn is_encrypted(url: &str) -> bool {
+    let Ok(parsed) = reqwest::Url::parse(url) else {
+        return true;
+    };
+    let mut query = parsed.query_pairs();
+    !parsed.has_host()
+        || is_on_this_machine(url)
+        || query.any(|(name, value)| match &*name {
+            "sslmode" | "ssl-mode" => matches!(&*value, "require" | "verify-ca" | "verify-full"),
+            // A folder is that of a socket.
+            "host" => value.starts_with('/'),
+            _ => false,
+        })
 }
 
 /// Whether the URL's host is a loopback address or `localhost`.

@@ -9,6 +9,7 @@ mod backup;
 mod command_line;
 mod crashes;
 mod delivery;
+mod deploy;
 mod disks;
 mod fakes;
 mod faults;
