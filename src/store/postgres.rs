@@ -20,6 +20,7 @@ mod migrations;
 mod register;
 mod rows;
 
+use std::io::ErrorKind;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,6 +91,9 @@ impl From<sqlx::Error> for StoreError {
                     _ => format!("PostgreSQL refused a statement (SQLSTATE {code})"),
                 })
             }
+            E::Io(error) if error.kind() == ErrorKind::InvalidData => Self::Unavailable(
+                "PostgreSQL's TLS certificate is not accepted (see sslmode and sslrootcert in the URL)".into(),
+            ),
             E::Io(error) => {
                 Self::Unavailable(format!("PostgreSQL does not answer ({})", error.kind()))
             }
