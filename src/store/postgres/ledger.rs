@@ -47,6 +47,14 @@ macro_rules! now {
     };
 }
 
+/// What an [`InboxEvent`] is read from: not its body.
+macro_rules! event_columns {
+    () => {
+        "id, kind, conversation_id, agent, caller, started_at, attempts, crashes, unusable, run_at, received_at, \
+         greet_since, fence, length(payload)::bigint AS payload_bytes"
+    };
+}
+
 /// Whether an event is due: its time has come, or is further away than any
 /// pause is (`$2`), because a clock was set back.
 macro_rules! due {
@@ -113,7 +121,9 @@ impl Ledger for PostgresLedger {
         let busy = numbers(&busy);
         // What this instance has claimed, and nobody here works on any more.
         let mut claimed = sqlx::query(concat!(
-            "SELECT *, length(payload)::bigint AS payload_bytes FROM inbox
+            "SELECT ",
+            event_columns!(),
+            " FROM inbox
              WHERE stage = $3 AND state = 'running' AND owner = $4 AND id <> ALL($5) AND ",
             due!("run_at"),
             " ORDER BY run_at, id LIMIT $6"
@@ -140,7 +150,8 @@ impl Ledger for PostgresLedger {
                 " ORDER BY run_at, id LIMIT $6 FOR UPDATE SKIP LOCKED)
                  UPDATE inbox SET state = 'running', owner = $4, fence = fence + 1
                  WHERE id IN (SELECT id FROM due UNION ALL SELECT id FROM far LIMIT $6)
-                 RETURNING *, length(payload)::bigint AS payload_bytes"
+                 RETURNING ",
+                event_columns!()
             ))
             .bind(self.0.now(now))
             .bind(longest_pause())
@@ -208,7 +219,7 @@ impl Ledger for PostgresLedger {
                      row_number() OVER (ORDER BY id) AS place FROM due)
              UPDATE inbox SET archiver = $3
              WHERE id IN (SELECT id FROM fitting WHERE sum <= $5 OR place = 1)
-             RETURNING *"
+             RETURNING id, kind, conversation_id, agent, caller, received_at, payload"
         ))
         .bind(self.0.now(now))
         .bind(longest_pause())
@@ -304,7 +315,9 @@ impl Ledger for PostgresLedger {
     }
 
     async fn dead_letter(&self, id: EventId) -> Result<Option<(DeadLetter, Bytes)>> {
-        let row = sqlx::query("SELECT * FROM inbox WHERE id = $1 AND state = 'dead'")
+        let sql = "SELECT id, kind, conversation_id, received_at, attempts, last_error, payload FROM inbox
+                   WHERE id = $1 AND state = 'dead'";
+        let row = sqlx::query(sql)
             .bind(id.0)
             .fetch_optional(&self.0.work)
             .await?;

@@ -20,6 +20,25 @@ use crate::store::{
     CallerExport, Claim, ErasedMemory, KnownCalls, MemoryStore, Result, StoreError, call_mark,
 };
 
+// Columns by name: a statement that is prepared must give the same ones when a
+// newer version of the program has added others.
+macro_rules! profile_columns {
+    () => {
+        "caller, name, name_evidence, name_conversation, name_at, first_seen, total_interactions"
+    };
+}
+macro_rules! state_columns {
+    () => {
+        "agent, conversation_count, last_call_date, next_greeting, key_topics, sentiment, conversation_summary, \
+         greeted_started_at, greeted_arrival"
+    };
+}
+macro_rules! memory_columns {
+    () => {
+        "agent, conversation_id, ordinal, kind, sector, content, said_before, said_after, salience, said_at"
+    };
+}
+
 /// [`MemoryStore`] on PostgreSQL.
 #[derive(Clone)]
 pub struct PostgresMemoryStore(PostgresDatabase);
@@ -128,12 +147,15 @@ impl MemoryStore for PostgresMemoryStore {
     }
 
     async fn memories(&self, caller: &CallerId, limit: usize) -> Result<Vec<Memory>> {
-        let newest =
-            sqlx::query("SELECT * FROM memories WHERE caller = $1 ORDER BY id DESC LIMIT $2")
-                .bind(caller.as_str())
-                .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-                .fetch_all(&self.0.work)
-                .await?;
+        let newest = sqlx::query(concat!(
+            "SELECT ",
+            memory_columns!(),
+            " FROM memories WHERE caller = $1 ORDER BY id DESC LIMIT $2"
+        ))
+        .bind(caller.as_str())
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&self.0.work)
+        .await?;
         newest.iter().rev().map(rows::memory).collect()
     }
 
@@ -407,10 +429,14 @@ async fn is_erased(db: &mut PgConnection, conversation: &ConversationId) -> Resu
 }
 
 async fn profile_of(db: &mut PgConnection, caller: &CallerId) -> Result<Option<UniversalProfile>> {
-    let row = sqlx::query("SELECT * FROM callers WHERE caller = $1")
-        .bind(caller.as_str())
-        .fetch_optional(db)
-        .await?;
+    let row = sqlx::query(concat!(
+        "SELECT ",
+        profile_columns!(),
+        " FROM callers WHERE caller = $1"
+    ))
+    .bind(caller.as_str())
+    .fetch_optional(db)
+    .await?;
     row.as_ref().map(rows::profile).transpose()
 }
 
@@ -419,11 +445,15 @@ async fn state_of(
     caller: &CallerId,
     agent: &AgentId,
 ) -> Result<Option<ConversationState>> {
-    let row = sqlx::query("SELECT * FROM conversation_states WHERE caller = $1 AND agent = $2")
-        .bind(caller.as_str())
-        .bind(agent.as_str())
-        .fetch_optional(db)
-        .await?;
+    let row = sqlx::query(concat!(
+        "SELECT ",
+        state_columns!(),
+        " FROM conversation_states WHERE caller = $1 AND agent = $2"
+    ))
+    .bind(caller.as_str())
+    .bind(agent.as_str())
+    .fetch_optional(db)
+    .await?;
     row.as_ref().map(rows::state).transpose()
 }
 
@@ -431,10 +461,14 @@ async fn states_of(
     db: &mut PgConnection,
     caller: &CallerId,
 ) -> Result<Vec<(AgentId, ConversationState)>> {
-    let found = sqlx::query("SELECT * FROM conversation_states WHERE caller = $1")
-        .bind(caller.as_str())
-        .fetch_all(db)
-        .await?;
+    let found = sqlx::query(concat!(
+        "SELECT ",
+        state_columns!(),
+        " FROM conversation_states WHERE caller = $1"
+    ))
+    .bind(caller.as_str())
+    .fetch_all(db)
+    .await?;
     let state = |row: &PgRow| Ok((rows::agent(row)?, rows::state(row)?));
     found.iter().map(state).collect()
 }
@@ -499,10 +533,14 @@ async fn export(db: &mut PgConnection, caller: &CallerId) -> Result<Option<Calle
     };
     let mut states = states_of(db, caller).await?;
     states.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let memories = sqlx::query("SELECT * FROM memories WHERE caller = $1 ORDER BY id")
-        .bind(caller.as_str())
-        .fetch_all(&mut *db)
-        .await?;
+    let memories = sqlx::query(concat!(
+        "SELECT ",
+        memory_columns!(),
+        " FROM memories WHERE caller = $1 ORDER BY id"
+    ))
+    .bind(caller.as_str())
+    .fetch_all(&mut *db)
+    .await?;
     Ok(Some(CallerExport {
         profile,
         states,

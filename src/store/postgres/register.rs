@@ -85,9 +85,11 @@ impl Register for PostgresRegister {
     }
 
     async fn pending_erasures(&self) -> Result<Vec<PendingErasure>> {
-        let found = sqlx::query("SELECT * FROM pending_erasures ORDER BY begun_at")
-            .fetch_all(&self.0.work)
-            .await?;
+        let found = sqlx::query(
+            "SELECT caller, conversations, forgotten FROM pending_erasures ORDER BY begun_at",
+        )
+        .fetch_all(&self.0.work)
+        .await?;
         found
             .iter()
             .map(|row| {
@@ -146,10 +148,12 @@ impl Register for PostgresRegister {
     }
 
     async fn audit_log(&self, limit: usize) -> Result<Vec<AuditEntry>> {
-        let found = sqlx::query("SELECT * FROM audit_log ORDER BY id DESC LIMIT $1")
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-            .fetch_all(&self.0.work)
-            .await?;
+        let found = sqlx::query(
+            "SELECT at, who, action, subject, outcome FROM audit_log ORDER BY id DESC LIMIT $1",
+        )
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&self.0.work)
+        .await?;
         found
             .iter()
             .map(|row| {
