@@ -742,6 +742,12 @@ pub async fn erasing_contract(ledger: &dyn Ledger, register: &dyn Register) {
     let h1 = head.iter().find(|e| e.key.conversation_id.as_str() == "h1");
     let h1 = h1.unwrap().claim();
     ledger.settle(h1, Settlement::Erased).await.unwrap();
+    // Nothing of it comes back, and its files are to go.
+    assert!(register.is_erased(&conversation("h1")).await.unwrap());
+    let left = register.pending_erasures().await.unwrap();
+    let left = left.iter().find(|p| p.caller.as_str() == "+16125550178");
+    let left = left.map(|p| (p.forgotten, p.conversations.clone()));
+    assert_eq!(left, Some((true, vec![conversation("h1")])));
     assert!(ids(&claim(ledger, Stage::Learn, 9).await).contains(&"h2"));
     // As many bytes as asked for fit.
     let due = ledger.to_archive(at(9), 2, usize::MAX).await.unwrap();
