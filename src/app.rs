@@ -70,12 +70,7 @@ impl Parts {
         let is_shared = services.database.file().is_none();
         let (database, archive) = if works {
             let database = Database::open(&services.database).await?;
-            let archive = if is_shared {
-                Archive::open_shared(&services.archive)?
-            } else {
-                Archive::open(&services.archive)?
-            };
-            (database, archive)
+            (database, Archive::open_for(&services.archive, is_shared)?)
         } else {
             // Made for nothing but a command, an empty one would answer it with
             // "nothing is kept", whatever is kept elsewhere.

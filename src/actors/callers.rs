@@ -451,9 +451,12 @@ impl Callers {
     /// twice, nothing changes.
     async fn resume_links(&self) {
         let standings = self.directory.standings();
-        let finished = self.finished_links().clone();
-        let mut links = standings.aliases.iter();
-        while let Some((alias, person)) = links.find(|(alias, _)| !finished.contains(*alias)) {
+        let mut links: Vec<_> = standings.aliases.iter().collect();
+        {
+            let finished = self.finished_links();
+            links.retain(|(alias, _)| !finished.contains(*alias));
+        }
+        for (alias, person) in links {
             match self.sessions.hand_over(alias, person).await {
                 Ok(()) => drop(self.finished_links().insert(alias.clone())),
                 Err(error) => {

@@ -95,8 +95,13 @@ impl Directory {
     /// Reads what other instances have decided.
     pub(super) async fn refresh(&self) -> Result<()> {
         let _deciding = self.deciding.lock().await;
-        self.standings
-            .store(Arc::new(self.register.standings().await?));
+        self.read().await
+    }
+
+    /// Takes over what the register has. By whoever is `deciding`.
+    async fn read(&self) -> Result<()> {
+        let standings = self.register.standings().await?;
+        self.standings.store(Arc::new(standings));
         Ok(())
     }
 
@@ -135,8 +140,7 @@ impl Directory {
         }
         let link = Decision::Link(number.clone(), Some(person.clone()));
         self.register.decide(link, Timestamp::now()).await?;
-        self.standings
-            .store(Arc::new(self.register.standings().await?));
+        self.read().await?;
         Ok(person)
     }
 
@@ -145,8 +149,7 @@ impl Directory {
     pub(super) async fn decide(&self, decision: Decision) -> Result<()> {
         let _deciding = self.deciding.lock().await;
         self.register.decide(decision, Timestamp::now()).await?;
-        self.standings
-            .store(Arc::new(self.register.standings().await?));
+        self.read().await?;
         Ok(())
     }
 }

@@ -81,7 +81,7 @@ impl Archive {
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_shared(root: &Path) -> Result<Self> {
+    fn open_shared(root: &Path) -> Result<Self> {
         let all = root.join(INCOMING);
         create_folder(&all)?;
         for entry in std::fs::read_dir(&all).map_err(unavailable)? {
@@ -111,6 +111,18 @@ impl Archive {
         }
     }
 
+    /// Opens an archive, perhaps one that other instances use at the same time.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_for(root: &Path, shared: bool) -> Result<Self> {
+        if shared {
+            Self::open_shared(root)
+        } else {
+            Self::open(root)
+        }
+    }
+
     /// Opens the archive of a service, for a command of an operator: one that is
     /// not there is not the service's.
     ///
@@ -123,11 +135,7 @@ impl Archive {
                 root.display()
             )));
         }
-        if shared {
-            Self::open_shared(root)
-        } else {
-            Self::open(root)
-        }
+        Self::open_for(root, shared)
     }
 
     /// The archive's folder.

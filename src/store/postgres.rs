@@ -11,6 +11,13 @@
 //! - A ring is one statement, on any instance, so it shows what any instance
 //!   has committed.
 
+/// This moment by the database's clock, in milliseconds.
+macro_rules! clock {
+    () => {
+        "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+    };
+}
+
 mod acceptor;
 mod adopt;
 mod instance;

@@ -52,20 +52,18 @@ pub struct Published {
 
 impl Published {
     pub(super) fn new(view: CallerView, budget: Arc<IndexBudget>) -> Self {
-        Self {
-            view: ArcSwap::from_pointee(view),
-            index: Arc::new(IndexCell::new(budget)),
-            created: Instant::now(),
-            last_used: AtomicU64::new(0),
-            owned: AtomicBool::new(false),
-        }
+        Self::with_index(view, Arc::new(IndexCell::new(budget)))
     }
 
     /// What is known by now, with the same index.
     pub(super) fn renewed(&self, view: CallerView) -> Self {
+        Self::with_index(view, Arc::clone(&self.index))
+    }
+
+    fn with_index(view: CallerView, index: Arc<IndexCell>) -> Self {
         Self {
             view: ArcSwap::from_pointee(view),
-            index: Arc::clone(&self.index),
+            index,
             created: Instant::now(),
             last_used: AtomicU64::new(0),
             owned: AtomicBool::new(false),

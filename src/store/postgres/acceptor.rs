@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use sqlx::{PgConnection, PgPool, Row};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -166,7 +166,7 @@ async fn accept_all(pool: &PgPool, events: &[NewEvent]) -> Result<Option<Vec<Acc
     let ids = rows.insert(db).await?;
     for (accepted, key) in accepted.iter_mut().zip(&keys) {
         if let Accepted::New(id) = accepted {
-            let Some((_, new)) = ids.iter().find(|(inserted, _)| inserted == key) else {
+            let Some(new) = ids.get(key) else {
                 return Ok(None);
             };
             id.0 = *new;
@@ -259,24 +259,24 @@ impl<'a> Rows<'a> {
     }
 
     /// The number of each row that was inserted, with its key.
-    async fn insert(self, db: &mut PgConnection) -> Result<Vec<(String, i64)>> {
+    async fn insert(self, db: &mut PgConnection) -> Result<FxHashMap<String, i64>> {
         if self.keys.is_empty() {
-            return Ok(Vec::new());
+            return Ok(FxHashMap::default());
         }
         // In this order, so that numbers grow with arrival.
-        let inserted = sqlx::query_as(
-            "INSERT INTO inbox (event_key, kind, conversation_id, agent, caller, slot, started_at,
+        let inserted: Vec<(String, i64)> = sqlx::query_as(
+            concat!("INSERT INTO inbox (event_key, kind, conversation_id, agent, caller, slot, started_at,
                  greeting_wanted, stage, state, run_at, received_at, payload)
              SELECT event_key, kind, conversation_id, agent, caller, slot, started_at, greeting_wanted, stage, state,
                  -- The clock of an instance that is fast delays nothing.
-                 least(received_at, (extract(epoch FROM clock_timestamp()) * 1000)::bigint), received_at, payload
+                 least(received_at, ", clock!(), "), received_at, payload
              FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bool[],
                  $8::text[], $9::text[], $10::bigint[], $11::bytea[], $12::int[]) WITH ORDINALITY
                  AS e (event_key, kind, conversation_id, agent, caller, started_at, greeting_wanted, stage, state,
                      received_at, payload, slot, place)
              ORDER BY place
              ON CONFLICT (event_key) DO NOTHING
-             RETURNING event_key, id",
+             RETURNING event_key, id"),
         )
         .bind(self.keys)
         .bind(self.kinds)
@@ -292,6 +292,6 @@ impl<'a> Rows<'a> {
         .bind(self.slots)
         .fetch_all(db)
         .await?;
-        Ok(inserted)
+        Ok(inserted.into_iter().collect())
     }
 }

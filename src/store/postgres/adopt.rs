@@ -88,12 +88,10 @@ pub async fn move_ledger(from: &SqliteDatabase, to: &PostgresDatabase) -> Result
 /// A target that has served since it was copied to knows better: what was erased
 /// or decided there must not come back.
 async fn refuse_used(from: &SqliteDatabase, to: &PostgresDatabase) -> Result<()> {
-    let source = SqliteRegister::new(from.clone());
-    let done = source.audit_log(usize::MAX).await?.len();
     let used: bool = sqlx::query_scalar(
         "SELECT EXISTS (SELECT 1 FROM inbox WHERE fence > 0) OR (SELECT count(*) FROM audit_log) > $1",
     )
-    .bind(i64::try_from(done).unwrap_or(i64::MAX))
+    .bind(from.audit_entries().await?)
     .fetch_one(&to.work)
     .await?;
     if used {

@@ -16,7 +16,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::PostgresDatabase;
-use super::rows::{self, millis, number, unreadable};
+use super::rows::{self, millis, most, number, unreadable};
 use crate::domain::agent_profile::AgentProfile;
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::{AgentId, ConversationId};
@@ -78,10 +78,6 @@ const LATE_VERSIONS: i64 = 16;
 
 fn longest_pause() -> i64 {
     i64::try_from(LONGEST_PAUSE.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn most(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
 fn numbers(ids: &[EventId]) -> Vec<i64> {
@@ -266,11 +262,13 @@ impl Ledger for PostgresLedger {
 
     async fn archive_later(&self, ids: Vec<EventId>, at: Timestamp) -> Result<()> {
         let (given, delay) = self.0.later(at);
-        sqlx::query(
+        sqlx::query(concat!(
             "UPDATE inbox SET archiver = NULL, archive_at =
-                 coalesce($2, (extract(epoch FROM clock_timestamp()) * 1000)::bigint + $3)
-             WHERE id = ANY($1)",
-        )
+                 coalesce($2, ",
+            clock!(),
+            " + $3)
+             WHERE id = ANY($1)"
+        ))
         .bind(numbers(&ids))
         .bind(given)
         .bind(delay)

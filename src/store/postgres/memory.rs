@@ -6,7 +6,8 @@ use rustc_hash::FxHashSet;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
-use super::rows::{self, millis, number, text};
+use super::register::is_erased;
+use super::rows::{self, millis, most, number, text};
 use super::{PostgresDatabase, lock_caller, lock_callers};
 use crate::domain::caller_id::CallerId;
 use crate::domain::greeting::Sentiment;
@@ -153,7 +154,7 @@ impl MemoryStore for PostgresMemoryStore {
             " FROM memories WHERE caller = $1 ORDER BY id DESC LIMIT $2"
         ))
         .bind(caller.as_str())
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .bind(most(limit))
         .fetch_all(&self.0.work)
         .await?;
         newest.iter().rev().map(rows::memory).collect()
@@ -418,14 +419,6 @@ async fn before(db: &mut PgConnection, caller: &CallerId, learning: &Learning) -
         profile: known.map(|_| rows::profile(&row)).transpose()?,
         state: met.map(|_| rows::state(&row)).transpose()?,
     })
-}
-
-async fn is_erased(db: &mut PgConnection, conversation: &ConversationId) -> Result<bool> {
-    let erased = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM erased_calls WHERE mark = $1)")
-        .bind(call_mark(conversation))
-        .fetch_one(db)
-        .await?;
-    Ok(erased)
 }
 
 async fn profile_of(db: &mut PgConnection, caller: &CallerId) -> Result<Option<UniversalProfile>> {

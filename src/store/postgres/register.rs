@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::{PgConnection, Row};
 
-use super::rows::{self, millis, number, text, unreadable};
+use super::rows::{self, millis, most, number, text, unreadable};
 use super::{PostgresDatabase, lock_caller, lock_callers};
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::ConversationId;
@@ -76,12 +76,8 @@ impl Register for PostgresRegister {
     }
 
     async fn is_erased(&self, conversation: &ConversationId) -> Result<bool> {
-        let erased =
-            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM erased_calls WHERE mark = $1)")
-                .bind(call_mark(conversation))
-                .fetch_one(&self.0.work)
-                .await?;
-        Ok(erased)
+        let mut db = self.0.work.acquire().await?;
+        is_erased(&mut db, conversation).await
     }
 
     async fn pending_erasures(&self) -> Result<Vec<PendingErasure>> {
@@ -151,7 +147,7 @@ impl Register for PostgresRegister {
         let found = sqlx::query(
             "SELECT at, who, action, subject, outcome FROM audit_log ORDER BY id DESC LIMIT $1",
         )
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .bind(most(limit))
         .fetch_all(&self.0.work)
         .await?;
         found
@@ -274,6 +270,18 @@ pub(super) async fn begin_erasure(
     .execute(db)
     .await?;
     Ok(())
+}
+
+/// Whether a call was erased: then no store takes anything of it any more.
+pub(super) async fn is_erased(
+    db: &mut PgConnection,
+    conversation: &ConversationId,
+) -> Result<bool> {
+    let erased = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM erased_calls WHERE mark = $1)")
+        .bind(call_mark(conversation))
+        .fetch_one(db)
+        .await?;
+    Ok(erased)
 }
 
 /// Notes calls as erased.

@@ -18,6 +18,11 @@ pub(super) fn millis(time: Timestamp) -> i64 {
     time.as_millisecond()
 }
 
+/// A limit as PostgreSQL takes it.
+pub(super) fn most(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
 /// Text as PostgreSQL takes it: a NUL is none of its characters.
 pub(super) fn text(text: &str) -> Cow<'_, str> {
     if text.contains('\0') {

@@ -333,14 +333,10 @@ fn is_part_of(file: &Path, database: &Path) -> bool {
 
 /// A device or pipe that is replaced is gone, and one that is read has no end.
 fn only_a_file(file: &Path, what: &str) -> Result<()> {
-    match fs::symlink_metadata(file).map(|found| found.file_type()) {
-        Ok(kind) if kind.is_symlink() => match file.metadata() {
-            Ok(target) if !target.is_file() => Err(unusable(file, what, &"it is no regular file")),
-            _ => Ok(()),
-        },
-        Ok(kind) if !kind.is_file() => Err(unusable(file, what, &"it is no regular file")),
-        _ => Ok(()),
+    if file.metadata().is_ok_and(|found| !found.is_file()) {
+        return Err(unusable(file, what, &"it is no regular file"));
     }
+    Ok(())
 }
 
 fn already_there(file: &Path) -> StoreError {

@@ -80,6 +80,12 @@ impl SqliteDatabase {
         .await
     }
 
+    /// How many entries the audit log has.
+    pub(in crate::store) async fn audit_entries(&self) -> Result<i64> {
+        self.read(|db| Ok(db.query_row("SELECT count(*) FROM audit_log", [], |row| row.get(0))?))
+            .await
+    }
+
     /// Entries of the audit log after the one with this number, in their order.
     pub(in crate::store) async fn audit_after(
         &self,

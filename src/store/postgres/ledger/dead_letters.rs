@@ -154,13 +154,13 @@ pub(super) async fn revive(
     }
     // Back in its place in the order: behind a call that is being learned now.
     let revived = sqlx::query(
-        "UPDATE inbox SET attempts = 0, crashes = 0, unusable = 0, run_at = least($2, (extract(epoch FROM clock_timestamp()) * 1000)::bigint), received_at = $2,
+        concat!("UPDATE inbox SET attempts = 0, crashes = 0, unusable = 0, run_at = least($2, ", clock!(), "), received_at = $2,
              greet_since = $2, state =
              CASE WHEN stage = 'learn' AND EXISTS (
                  SELECT 1 FROM inbox other WHERE other.caller = inbox.caller AND other.stage = 'learn'
                      AND other.state IN ('queued', 'ready', 'running'))
              THEN 'queued' ELSE 'ready' END
-         WHERE id = $1 AND state = 'dead' AND kind <> 'unknown'",
+         WHERE id = $1 AND state = 'dead' AND kind <> 'unknown'"),
     )
     .bind(id.0)
     .bind(millis(now))

@@ -93,9 +93,9 @@ async fn apply(
                 settled.next = Some(Stage::Greet);
                 // It stays with whoever has learned it.
                 sqlx::query(
-                    "UPDATE inbox SET stage = 'greet', attempts = 0, last_error = NULL, run_at = least(received_at, run_at),
-                         greet_since = (extract(epoch FROM clock_timestamp()) * 1000)::bigint
-                     WHERE id = $1",
+                    concat!("UPDATE inbox SET stage = 'greet', attempts = 0, last_error = NULL, run_at = least(received_at, run_at),
+                         greet_since = ", clock!(), "
+                     WHERE id = $1"),
                 )
                 .bind(event.id)
                 .execute(&mut *db)
@@ -128,12 +128,14 @@ async fn apply(
                 RetryCause::Unusable => (0, 1),
             };
             let (given, delay) = database.later(*run_at);
-            sqlx::query(
+            sqlx::query(concat!(
                 "UPDATE inbox SET state = 'ready', owner = NULL, attempts = attempts + 1,
                      crashes = crashes + $2, unusable = unusable + $3, last_error = $4,
-                     run_at = coalesce($5, (extract(epoch FROM clock_timestamp()) * 1000)::bigint + $6)
-                 WHERE id = $1",
-            )
+                     run_at = coalesce($5, ",
+                clock!(),
+                " + $6)
+                 WHERE id = $1"
+            ))
             .bind(event.id)
             .bind(crashes)
             .bind(unusable)
