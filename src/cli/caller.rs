@@ -16,66 +16,59 @@ pub(super) struct CallerArguments {
     what: What,
 }
 
+/// Whom it is about.
+#[derive(Debug, Args)]
+struct Caller {
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    caller: String,
+}
+
+/// Which of a caller's numbers it is about.
+#[derive(Debug, Args)]
+struct Number {
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    number: String,
+}
+
 #[derive(Debug, Subcommand)]
 enum What {
     /// Both tiers, and what is decided about the caller.
-    Show {
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        caller: String,
-    },
+    Show(Caller),
     /// Who has opted out, which numbers are shared, which are linked.
     Decisions,
     /// Everything that is kept, as JSON.
-    Export {
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        caller: String,
-    },
+    Export(Caller),
     /// Remove everything, for good, and print a receipt.
     Erase {
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        caller: String,
+        #[command(flatten)]
+        of: Caller,
         /// Delete the conversations at ElevenLabs as well.
         #[arg(long)]
         elevenlabs: bool,
     },
     /// Replace the name.
     Rename {
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        caller: String,
+        #[command(flatten)]
+        of: Caller,
         name: String,
     },
     /// Keep nothing from now on, and remove what is kept.
-    OptOut {
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        caller: String,
-    },
+    OptOut(Caller),
     /// Keep what the caller says again.
-    OptIn {
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        caller: String,
-    },
+    OptIn(Caller),
     /// Two numbers are one person: the first becomes another number of the second.
     Link {
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        number: String,
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        caller: String,
+        #[command(flatten)]
+        number: Number,
+        #[command(flatten)]
+        to: Caller,
     },
     /// Part a number from its person, who keeps what is known.
-    Unlink {
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        number: String,
-    },
+    Unlink(Number),
     /// Several people use a number: say nothing personal before the name is heard.
-    Share {
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        number: String,
-    },
+    Share(Number),
     /// One person uses the number again.
-    Unshare {
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        number: String,
-    },
+    Unshare(Number),
 }
 
 pub(super) async fn run(arguments: CallerArguments) -> ExitCode {
@@ -84,24 +77,29 @@ pub(super) async fn run(arguments: CallerArguments) -> ExitCode {
         format!("callers/{caller}{what}")
     };
     let request = match arguments.what {
-        What::Show { caller } => Request::new(Method::GET, path(&caller, "")),
+        What::Show(Caller { caller }) => Request::new(Method::GET, path(&caller, "")),
         What::Decisions => Request::new(Method::GET, "callers".to_owned()),
-        What::Export { caller } => Request::new(Method::GET, path(&caller, "/export")),
-        What::Erase { caller, elevenlabs } => {
+        What::Export(Caller { caller }) => Request::new(Method::GET, path(&caller, "/export")),
+        What::Erase {
+            of: Caller { caller },
+            elevenlabs,
+        } => {
             let path = format!("{}?elevenlabs={elevenlabs}", path(&caller, ""));
             Request::new(Method::DELETE, path).must_find()
         }
-        What::Rename { caller, name } => {
-            Request::new(Method::PUT, path(&caller, "/name")).with(json!({"name": name}))
-        }
-        What::OptOut { caller } => Request::new(Method::PUT, path(&caller, "/opt-out")),
-        What::OptIn { caller } => Request::new(Method::DELETE, path(&caller, "/opt-out")),
-        What::Link { number, caller } => {
-            Request::new(Method::PUT, path(&number, "/link")).with(json!({"caller": caller}))
-        }
-        What::Unlink { number } => Request::new(Method::DELETE, path(&number, "/link")),
-        What::Share { number } => Request::new(Method::PUT, path(&number, "/shared")),
-        What::Unshare { number } => Request::new(Method::DELETE, path(&number, "/shared")),
+        What::Rename {
+            of: Caller { caller },
+            name,
+        } => Request::new(Method::PUT, path(&caller, "/name")).with(json!({"name": name})),
+        What::OptOut(Caller { caller }) => Request::new(Method::PUT, path(&caller, "/opt-out")),
+        What::OptIn(Caller { caller }) => Request::new(Method::DELETE, path(&caller, "/opt-out")),
+        What::Link {
+            number: Number { number },
+            to: Caller { caller },
+        } => Request::new(Method::PUT, path(&number, "/link")).with(json!({"caller": caller})),
+        What::Unlink(Number { number }) => Request::new(Method::DELETE, path(&number, "/link")),
+        What::Share(Number { number }) => Request::new(Method::PUT, path(&number, "/shared")),
+        What::Unshare(Number { number }) => Request::new(Method::DELETE, path(&number, "/shared")),
     };
     admin::run(request).await
 }
