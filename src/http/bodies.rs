@@ -105,6 +105,14 @@ impl Body {
         next
     }
 
+    /// The next chunk of a body that is refused, if it comes until `end`; whether
+    /// it still has a place does not matter to it.
+    pub async fn next_refused<T>(&self, chunk: impl Future<Output = T>, end: Instant) -> Option<T> {
+        let since = self.bodies.now();
+        self.progress.since.store(since, Ordering::Relaxed);
+        timeout_at(end, chunk).await.ok()
+    }
+
     /// So many bytes have come in.
     pub fn received(&self, bytes: usize) {
         self.progress

@@ -103,7 +103,7 @@ where
             place.is_refused();
             tokio::spawn(async move {
                 let end = Instant::now() + LINGER;
-                while let Ok(Some(Ok(_))) = place.next(body.next(), end).await {}
+                while let Some(Some(Ok(_))) = place.next_refused(body.next(), end).await {}
             });
             Err(error)
         }
