@@ -20,6 +20,7 @@ tools:
 	command -v nginx >/dev/null || missing="$$missing nginx"; \
 	command -v caddy >/dev/null || missing="$$missing caddy"; \
 	test -n "$$(ls /usr/lib/postgresql/*/bin/initdb 2>/dev/null)" || missing="$$missing postgresql"; \
+	test -x /usr/sbin/pgbouncer || missing="$$missing pgbouncer"; \
 	command -v wrk >/dev/null || missing="$$missing wrk"; \
 	command -v systemd-analyze >/dev/null || missing="$$missing systemd"; \
 	command -v cc >/dev/null && command -v c++ >/dev/null || missing="$$missing build-essential"; \

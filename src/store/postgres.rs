@@ -20,6 +20,7 @@ macro_rules! clock {
 
 mod acceptor;
 mod adopt;
+mod connections;
 mod instance;
 mod ledger;
 mod memory;
@@ -28,14 +29,10 @@ mod register;
 mod rows;
 
 use std::io::ErrorKind;
-use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{PgConnection, Postgres, Transaction};
 
 pub use adopt::move_ledger;
 pub use ledger::PostgresLedger;
@@ -45,29 +42,18 @@ pub use register::PostgresRegister;
 use super::{Result, StoreError};
 use crate::domain::caller_id::CallerId;
 use acceptor::Acceptor;
+use connections::{Connections, Server, Transaction};
 use instance::Instance;
 
 /// Connections for rings and searches, on which a caller waits.
 const RING_CONNECTIONS: u32 = 8;
 /// Connections for everything else.
 const WORK_CONNECTIONS: u32 = 16;
-/// Longest wait for a connection.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Limits that the database itself keeps, in milliseconds.
-const LIMITS: [(&str, &str); 4] = [
-    ("statement_timeout", "10000"),
-    ("lock_timeout", "5000"),
-    // Shorter than others wait for its locks.
-    ("idle_in_transaction_session_timeout", "4000"),
-    // An acknowledgement promises durability.
-    ("synchronous_commit", "on"),
-];
-
 /// An open database. Cheap to clone.
 #[derive(Clone)]
 pub struct PostgresDatabase {
-    rings: PgPool,
-    work: PgPool,
+    rings: Connections,
+    work: Connections,
     instance: Arc<Instance>,
     acceptor: Acceptor,
     clock: Clock,
@@ -131,7 +117,8 @@ fn kind(error: &sqlx::Error) -> &'static str {
 
 impl PostgresDatabase {
     /// Connects to the database, and migrates it as needed: safe with several
-    /// instances starting at once.
+    /// instances starting at once. In a URL with `pool_mode=transaction` the
+    /// server is a pooler that lends connections for a transaction at a time.
     ///
     /// # Errors
     /// If it does not answer, or was made by a newer version.
@@ -144,12 +131,9 @@ impl PostgresDatabase {
     /// # Errors
     /// If no service ever used the database, or as [`Self::open`].
     pub async fn open_existing(url: &str) -> Result<Self> {
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_lazy_with(options(url)?);
-        let is_there = migrations::any(&pool).await;
-        pool.close().await;
+        let connections = Server::parse(url)?.connections(1);
+        let is_there = migrations::any(&connections).await;
+        connections.close().await;
         if is_there? {
             Self::open(url).await
         } else {
@@ -166,17 +150,12 @@ impl PostgresDatabase {
     /// # Errors
     /// As [`Self::open`].
     pub async fn open_with(url: &str, clock: Clock) -> Result<Self> {
-        let options = options(url)?;
-        let pool = |most| {
-            PgPoolOptions::new()
-                .max_connections(most)
-                .acquire_timeout(ACQUIRE_TIMEOUT)
-                .connect_lazy_with(options.clone())
-        };
-        let (rings, work) = (pool(RING_CONNECTIONS), pool(WORK_CONNECTIONS));
+        let server = Server::parse(url)?;
+        let rings = server.connections(RING_CONNECTIONS);
+        let work = server.connections(WORK_CONNECTIONS);
         migrations::run(&work).await?;
         // What it says must not wait for anything else.
-        let instance = Instance::start(pool(1), work.clone()).await?;
+        let instance = Instance::start(server.connections(1), work.clone()).await?;
         Ok(Self {
             acceptor: Acceptor::start(work.clone()),
             rings,
@@ -193,7 +172,7 @@ impl PostgresDatabase {
         self.work.close().await;
     }
 
-    async fn begin(&self) -> Result<Transaction<'static, Postgres>> {
+    async fn begin(&self) -> Result<Transaction> {
         Ok(self.work.begin().await?)
     }
 
@@ -228,19 +207,13 @@ impl PostgresDatabase {
     }
 }
 
-fn options(url: &str) -> Result<PgConnectOptions> {
-    Ok(PgConnectOptions::from_str(url)?
-        .application_name("elaoms")
-        .options(LIMITS))
-}
-
 /// Locks callers until the transaction ends.
-async fn lock_callers(db: &mut PgConnection, callers: &[&str]) -> Result<()> {
+async fn lock_callers(db: &mut Transaction, callers: &[&str]) -> Result<()> {
     let slots: Vec<i32> = callers.iter().map(|caller| slot(caller)).collect();
     lock_slots(db, &slots).await
 }
 
-async fn lock_slots(db: &mut PgConnection, slots: &[i32]) -> Result<()> {
+async fn lock_slots(db: &mut Transaction, slots: &[i32]) -> Result<()> {
     // In one order, so that no two transactions wait for each other.
     sqlx::query("SELECT slot FROM caller_locks WHERE slot = ANY($1) ORDER BY slot FOR UPDATE")
         .bind(slots)
@@ -249,7 +222,7 @@ async fn lock_slots(db: &mut PgConnection, slots: &[i32]) -> Result<()> {
     Ok(())
 }
 
-async fn lock_caller(db: &mut PgConnection, caller: &CallerId) -> Result<()> {
+async fn lock_caller(db: &mut Transaction, caller: &CallerId) -> Result<()> {
     lock_callers(db, &[caller.as_str()]).await
 }
 

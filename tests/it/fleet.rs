@@ -12,7 +12,7 @@ use tokio::process::Command;
 use tokio::time::sleep;
 
 use crate::payloads::{CallBody, call};
-use crate::postgres::Postgres;
+use crate::postgres::{Pooler, Postgres};
 use crate::service::{AGENT, CALLER, OTHER_AGENT, OTHER_CALLER, Service, until};
 
 /// The ring's deadline, and what a busy test machine may add to it.
@@ -48,7 +48,23 @@ async fn what_one_instance_has_committed_every_other_knows_at_once() {
         return;
     };
     let url = server.database("fleet").await;
-    let [a, b] = instances(&url).await;
+    every_other_knows_at_once(&server, &url).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_it_is_behind_a_transaction_pooler() {
+    let Some(server) = Postgres::start().await else {
+        return;
+    };
+    let Some(pooler) = Pooler::start(&server).await else {
+        return;
+    };
+    server.database("fleet").await;
+    every_other_knows_at_once(&server, &pooler.url("fleet")).await;
+}
+
+async fn every_other_knows_at_once(server: &Postgres, url: &str) {
+    let [a, b] = instances(url).await;
     // Both know of nobody, and one searches.
     for service in [&a, &b] {
         assert_eq!(
@@ -122,7 +138,7 @@ async fn what_one_instance_has_committed_every_other_knows_at_once() {
         b.ring(CALLER, AGENT).await["dynamic_variables"]["user_name"],
         "Nora"
     );
-    settle(&server).await;
+    settle(server).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -318,7 +334,14 @@ async fn whatever_happens_to_instances_and_database_each_call_is_learned_once_in
     println!("SEED={seed} FLEET_CALLERS={callers} FLEET_EVENTS={events}");
     let mut random = StdRng::seed_from_u64(seed);
     let url = server.database("fleet").await;
-    let mut fleet: [Service; 3] = instances(&url).await;
+    // One of them behind a pooler, where there is one.
+    let pooler = Pooler::start(&server).await;
+    let pooled = pooler
+        .as_ref()
+        .map_or(url.clone(), |pooler| pooler.url("fleet"));
+    let [one, two] = instances(&url).await;
+    let [three] = instances(&pooled).await;
+    let mut fleet = [one, two, three];
     server.query("fleet", WITNESS).await;
     // They are found at the same places again after a restart.
     for service in &mut fleet {

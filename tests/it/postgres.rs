@@ -26,14 +26,7 @@ impl Postgres {
         if !tools::is_there_or_skipped("postgresql", program("initdb").is_some()) {
             return None;
         }
-        let folder = tempfile::tempdir().unwrap();
-        if rustix::process::geteuid().is_root() {
-            let id = async |of: &str| {
-                let id = Command::new("id").args([of, USER]).output().await.unwrap();
-                String::from_utf8(id.stdout).unwrap().trim().parse().ok()
-            };
-            chown(folder.path(), id("-u").await, id("-g").await).unwrap();
-        }
+        let folder = folder_of_the_user().await;
         let data = folder.path().join("data");
         let mut initdb = as_user(&program("initdb").unwrap());
         initdb
@@ -110,6 +103,59 @@ impl Postgres {
             .await
             .unwrap()
     }
+}
+
+/// pgbouncer in front of a server, in the mode that lends a connection for one
+/// transaction.
+pub struct Pooler {
+    folder: TempDir,
+    _child: Child,
+}
+
+impl Pooler {
+    /// With so few connections to the server that they change hands all the
+    /// time. `None` where pgbouncer is not installed.
+    pub async fn start(server: &Postgres) -> Option<Self> {
+        let program = Path::new("/usr/sbin/pgbouncer");
+        if !tools::is_there_or_skipped("pgbouncer", program.exists()) {
+            return None;
+        }
+        let folder = folder_of_the_user().await;
+        let (own, behind) = (folder.path().display(), server.folder.path().display());
+        let configuration = folder.path().join("pgbouncer.ini");
+        let lines = format!(
+            "[databases]\n* = user=elaoms host={behind}\n[pgbouncer]\npool_mode = transaction\ndefault_pool_size = 5\n\
+             listen_addr =\nunix_socket_dir = {own}\nlisten_port = 5432\nauth_type = any\n"
+        );
+        std::fs::write(&configuration, lines).unwrap();
+        let mut pooler = as_user(program);
+        pooler.arg("-q").arg(&configuration).stderr(Stdio::null());
+        let child = pooler.spawn().unwrap();
+        let socket = folder.path().join(".s.PGSQL.5432");
+        until("pgbouncer to listen", async || socket.exists()).await;
+        Some(Self {
+            folder,
+            _child: child,
+        })
+    }
+
+    pub fn url(&self, database: &str) -> String {
+        let folder = self.folder.path().display();
+        format!("postgres://elaoms@localhost/{database}?host={folder}&pool_mode=transaction")
+    }
+}
+
+/// A folder in which [`USER`] may write where we are root.
+async fn folder_of_the_user() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    if rustix::process::geteuid().is_root() {
+        let id = async |of: &str| {
+            let id = Command::new("id").args([of, USER]).output().await.unwrap();
+            String::from_utf8(id.stdout).unwrap().trim().parse().ok()
+        };
+        chown(folder.path(), id("-u").await, id("-g").await).unwrap();
+    }
+    folder
 }
 
 fn succeeded(output: &Output) {

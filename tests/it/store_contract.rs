@@ -22,7 +22,7 @@ use elaoms::store::{
 use jiff::Timestamp;
 use proptest::prelude::*;
 
-use crate::postgres::Postgres;
+use crate::postgres::{Pooler, Postgres};
 
 fn caller(id: &str) -> CallerId {
     CallerId::parse(id).unwrap()
@@ -835,12 +835,27 @@ async fn postgres_keeps_both_contracts() {
     let Some(server) = Postgres::start().await else {
         return;
     };
-    let url = server.database("memory").await;
-    let database = PostgresDatabase::open(&url).await.unwrap();
+    both_contracts(&server, |name| server.url(name)).await;
+}
+
+#[tokio::test]
+async fn postgres_keeps_both_contracts_behind_a_transaction_pooler() {
+    let Some(server) = Postgres::start().await else {
+        return;
+    };
+    let Some(pooler) = Pooler::start(&server).await else {
+        return;
+    };
+    both_contracts(&server, |name| pooler.url(name)).await;
+}
+
+async fn both_contracts(server: &Postgres, url: impl Fn(&str) -> String) {
+    server.database("memory").await;
+    let database = PostgresDatabase::open(&url("memory")).await.unwrap();
     memory_store_contract(Arc::new(PostgresMemoryStore::new(database))).await;
     // The contract tells the time.
-    let url = server.database("ledger").await;
-    let database = PostgresDatabase::open_with(&url, Clock::Given)
+    server.database("ledger").await;
+    let database = PostgresDatabase::open_with(&url("ledger"), Clock::Given)
         .await
         .unwrap();
     let register = PostgresRegister::new(database.clone());

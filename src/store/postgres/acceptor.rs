@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use rustc_hash::{FxHashMap, FxHashSet};
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::Row;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
+use super::connections::{Connections, Transaction};
 use super::rows::millis;
 use super::{lock_callers, slot};
 use crate::domain::caller_id::CallerId;
@@ -38,7 +39,7 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    pub fn start(pool: PgPool) -> Self {
+    pub fn start(pool: Connections) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let waiting = Arc::new(Mutex::new(waiting));
         for _ in 0..WRITERS {
@@ -84,7 +85,7 @@ async fn next_batch(waiting: &mut mpsc::Receiver<Waiting>) -> Vec<Waiting> {
     batch
 }
 
-async fn take(pool: &PgPool, batch: Vec<Waiting>) {
+async fn take(pool: &Connections, batch: Vec<Waiting>) {
     let (events, replies): (Vec<NewEvent>, Vec<_>) =
         batch.into_iter().map(|w| (w.event, w.reply)).unzip();
     let taken = match try_all(pool, &events).await {
@@ -108,7 +109,7 @@ fn another() -> StoreError {
     StoreError::Unavailable("another instance took the same event".into())
 }
 
-async fn try_all(pool: &PgPool, events: &[NewEvent]) -> Result<Vec<Accepted>> {
+async fn try_all(pool: &Connections, events: &[NewEvent]) -> Result<Vec<Accepted>> {
     for _ in 0..TRIES {
         // Otherwise another batch had one of the events, which is seen next time.
         if let Some(accepted) = accept_all(pool, events).await? {
@@ -132,9 +133,9 @@ struct Known {
 }
 
 /// `None` if one of the events came in under our hands.
-async fn accept_all(pool: &PgPool, events: &[NewEvent]) -> Result<Option<Vec<Accepted>>> {
+async fn accept_all(pool: &Connections, events: &[NewEvent]) -> Result<Option<Vec<Accepted>>> {
     let mut transaction = pool.begin().await?;
-    let db = &mut *transaction;
+    let db = &mut transaction;
     let keys: Vec<String> = events.iter().map(|e| e.key.unique()).collect();
     let callers: Vec<&str> = events
         .iter()
@@ -177,7 +178,7 @@ async fn accept_all(pool: &PgPool, events: &[NewEvent]) -> Result<Option<Vec<Acc
 }
 
 async fn look(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     keys: &[String],
     events: &[NewEvent],
     callers: &[&str],
@@ -259,7 +260,7 @@ impl<'a> Rows<'a> {
     }
 
     /// The number of each row that was inserted, with its key.
-    async fn insert(self, db: &mut PgConnection) -> Result<FxHashMap<String, i64>> {
+    async fn insert(self, db: &mut Transaction) -> Result<FxHashMap<String, i64>> {
         if self.keys.is_empty() {
             return Ok(FxHashMap::default());
         }

@@ -3,8 +3,9 @@
 //! calls were learned or erased. Broken off, it can be repeated.
 
 use jiff::Timestamp;
-use sqlx::PgConnection;
+use sqlx::PgExecutor;
 
+use super::connections::Transaction;
 use super::register::begin_erasure;
 use super::rows::text;
 use super::{PostgresDatabase, slot};
@@ -43,25 +44,27 @@ pub async fn move_ledger(from: &SqliteDatabase, to: &PostgresDatabase) -> Result
     while let Some((last, rows)) =
         portion(from.erased_after(after, PORTION).await?, |r| r.0.clone())
     {
-        insert_erased(&mut *to.work.acquire().await?, rows).await?;
+        insert_erased(&to.work, rows).await?;
         after = last;
     }
     let mut after = String::new();
     let id = |row: &LearnedRow| row.conversation_id.clone();
     while let Some((last, rows)) = portion(from.learned_after(after, PORTION).await?, id) {
-        insert_learned(&mut *to.work.acquire().await?, rows).await?;
+        insert_learned(&to.work, rows).await?;
         after = last;
     }
     let mut after = i64::MIN;
     while let Some((last, rows)) = portion(from.inbox_after(after, BODIES).await?, |r| r.id) {
         moved.events += rows.len() as u64;
-        insert_inbox(&mut *to.work.acquire().await?, &rows).await?;
+        let mut transaction = to.begin().await?;
+        insert_inbox(&mut transaction, &rows).await?;
+        transaction.commit().await?;
         after = last;
     }
     let mut after = i64::MIN;
     while let Some((last, rows)) = portion(from.audit_after(after, PORTION).await?, |r| r.id) {
         moved.audit += rows.len() as u64;
-        insert_audit(&mut *to.work.acquire().await?, rows).await?;
+        insert_audit(&to.work, rows).await?;
         after = last;
     }
     // New rows get numbers behind those.
@@ -127,13 +130,12 @@ async fn copy_decisions(from: &SqliteDatabase, to: &PostgresDatabase) -> Result<
     }
     for erasure in source.pending_erasures().await? {
         let (conversations, forgotten) = (&erasure.conversations, erasure.forgotten);
-        let mut db = to.work.acquire().await?;
-        begin_erasure(&mut db, &erasure.caller, conversations, forgotten, now).await?;
+        begin_erasure(&to.work, &erasure.caller, conversations, forgotten, now).await?;
     }
     Ok(())
 }
 
-async fn insert_erased(db: &mut PgConnection, rows: Vec<(String, i64)>) -> Result<()> {
+async fn insert_erased(db: impl PgExecutor<'_>, rows: Vec<(String, i64)>) -> Result<()> {
     let (marks, times): (Vec<String>, Vec<i64>) = rows.into_iter().unzip();
     sqlx::query(
         "INSERT INTO erased_calls (mark, at) SELECT * FROM unnest($1::text[], $2::bigint[])
@@ -146,7 +148,7 @@ async fn insert_erased(db: &mut PgConnection, rows: Vec<(String, i64)>) -> Resul
     Ok(())
 }
 
-async fn insert_learned(db: &mut PgConnection, rows: Vec<LearnedRow>) -> Result<()> {
+async fn insert_learned(db: impl PgExecutor<'_>, rows: Vec<LearnedRow>) -> Result<()> {
     let column = |of: fn(&LearnedRow) -> &str| rows.iter().map(|r| text(of(r))).collect::<Vec<_>>();
     sqlx::query(
         "INSERT INTO learned_calls (conversation_id, caller, agent, learned_at)
@@ -163,7 +165,7 @@ async fn insert_learned(db: &mut PgConnection, rows: Vec<LearnedRow>) -> Result<
     Ok(())
 }
 
-async fn insert_inbox(db: &mut PgConnection, rows: &[InboxRow]) -> Result<()> {
+async fn insert_inbox(db: &mut Transaction, rows: &[InboxRow]) -> Result<()> {
     for row in rows {
         sqlx::query(
             "INSERT INTO inbox (id, event_key, kind, conversation_id, agent, caller, started_at, greeting_wanted,
@@ -200,7 +202,7 @@ async fn insert_inbox(db: &mut PgConnection, rows: &[InboxRow]) -> Result<()> {
     Ok(())
 }
 
-async fn insert_audit(db: &mut PgConnection, rows: Vec<AuditRow>) -> Result<()> {
+async fn insert_audit(db: impl PgExecutor<'_>, rows: Vec<AuditRow>) -> Result<()> {
     let column = |of: fn(&AuditRow) -> &str| rows.iter().map(|r| text(of(r))).collect::<Vec<_>>();
     sqlx::query(
         "INSERT INTO audit_log (id, at, who, action, subject, outcome) OVERRIDING SYSTEM VALUE

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::distr::{Alphanumeric, SampleString};
-use sqlx::PgPool;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::PostgresDatabase;
+use super::connections::Connections;
 use crate::store::{Fleet, Result};
 
 /// How often an instance says that it lives.
@@ -26,7 +26,7 @@ const MEMORY: f64 = 3_600.0;
 /// See the [module](self).
 pub(super) struct Instance {
     id: String,
-    voice: PgPool,
+    voice: Connections,
     /// Events taken over from others.
     taken_over: Arc<AtomicU64>,
     /// How often others had taken ours over.
@@ -38,7 +38,7 @@ impl Instance {
     /// Joins the others under an id of its own: what a process has claimed is
     /// never taken for another's, not even its own from before a restart. What
     /// it says goes through a pool of its own.
-    pub async fn start(voice: PgPool, work: PgPool) -> Result<Self> {
+    pub async fn start(voice: Connections, work: Connections) -> Result<Self> {
         let id = Alphanumeric.sample_string(&mut rand::rng(), 16);
         beat(&voice, &id).await?;
         let (stop, taken_over) = (CancellationToken::new(), Arc::default());
@@ -74,16 +74,12 @@ impl Instance {
         )
         .fetch_one(&database.work)
         .await?;
-        let busy = |pool: &PgPool| {
-            let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
-            pool.size().saturating_sub(idle)
-        };
         Ok(Fleet {
             // This one lives, whatever it has managed to say.
             instances: u32::try_from(instances).unwrap_or(u32::MAX).max(1),
             taken_over: self.taken_over.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
-            busy_connections: [busy(&database.rings), busy(&database.work)],
+            busy_connections: [database.rings.busy(), database.work.busy()],
         })
     }
 
@@ -106,8 +102,8 @@ impl Instance {
 /// What an instance does for as long as it lives.
 struct Life {
     id: String,
-    voice: PgPool,
-    work: PgPool,
+    voice: Connections,
+    work: Connections,
     taken_over: Arc<AtomicU64>,
 }
 
@@ -137,7 +133,7 @@ impl Life {
     }
 }
 
-async fn beat(pool: &PgPool, id: &str) -> Result<()> {
+async fn beat(pool: &Connections, id: &str) -> Result<()> {
     sqlx::query(
         "INSERT INTO instances (id, alive_until) VALUES ($1, clock_timestamp() + make_interval(secs => $2))
          ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until",
@@ -156,7 +152,7 @@ async fn beat(pool: &PgPool, id: &str) -> Result<()> {
 }
 
 /// Makes ready again what dead instances have claimed; how many events.
-async fn take_over(pool: &PgPool) -> Result<u64> {
+async fn take_over(pool: &Connections) -> Result<u64> {
     let taken = sqlx::query(
         "UPDATE inbox SET state = 'ready', owner = NULL
          WHERE id IN (

@@ -3,9 +3,10 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use rustc_hash::FxHashSet;
+use sqlx::Row;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
 
+use super::connections::Transaction;
 use super::register::is_erased;
 use super::rows::{self, millis, most, number, text};
 use super::{PostgresDatabase, lock_caller, lock_callers};
@@ -102,10 +103,10 @@ impl MemoryStore for PostgresMemoryStore {
         claim: Option<Claim>,
     ) -> Result<Option<Greeted>> {
         let mut transaction = self.0.begin().await?;
-        let db = &mut *transaction;
+        let db = &mut transaction;
         lock_caller(db, &new.caller).await?;
         self.check_claim(db, claim).await?;
-        if is_erased(db, &new.conversation_id).await? {
+        if is_erased(&mut *db, &new.conversation_id).await? {
             return Ok(None);
         }
         let profile = profile_of(db, &new.caller).await?;
@@ -131,7 +132,7 @@ impl MemoryStore for PostgresMemoryStore {
         now: Timestamp,
     ) -> Result<Option<Renamed>> {
         let mut transaction = self.0.begin().await?;
-        let db = &mut *transaction;
+        let db = &mut transaction;
         lock_caller(db, caller).await?;
         let Some(profile) = profile_of(db, caller).await? else {
             return Ok(None);
@@ -161,8 +162,8 @@ impl MemoryStore for PostgresMemoryStore {
     }
 
     async fn calls(&self, caller: &CallerId) -> Result<KnownCalls> {
-        let mut db = self.0.work.acquire().await?;
-        calls_of(&mut db, caller).await
+        let mut transaction = self.0.begin().await?;
+        calls_of(&mut transaction, caller).await
     }
 
     async fn erase(&self, caller: &CallerId) -> Result<ErasedMemory> {
@@ -176,7 +177,7 @@ impl MemoryStore for PostgresMemoryStore {
     /// In one transaction: it is done once, or not at all.
     async fn merge(&self, number: &CallerId, person: &CallerId) -> Result<()> {
         let mut transaction = self.0.begin().await?;
-        let db = &mut *transaction;
+        let db = &mut transaction;
         lock_callers(db, &[number.as_str(), person.as_str()]).await?;
         let Some(known) = export(db, number).await? else {
             return Ok(());
@@ -201,7 +202,7 @@ impl MemoryStore for PostgresMemoryStore {
 
     async fn expire_memories(&self, before: Timestamp) -> Result<u64> {
         let mut transaction = self.0.begin().await?;
-        let db = &mut *transaction;
+        let db = &mut transaction;
         let old: Vec<(i64, String)> =
             sqlx::query_as("SELECT id, caller FROM memories WHERE said_at < $1 LIMIT 1000")
                 .bind(millis(before))
@@ -238,7 +239,7 @@ impl MemoryStore for PostgresMemoryStore {
         let mut transaction = self.0.begin().await?;
         // All of one moment.
         sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         export(&mut transaction, caller).await
     }
@@ -273,7 +274,7 @@ struct Before {
 impl PostgresMemoryStore {
     async fn learn_in(
         &self,
-        db: &mut PgConnection,
+        db: &mut Transaction,
         learning: &Learning,
         claim: Option<Claim>,
     ) -> Result<Learned> {
@@ -344,7 +345,7 @@ impl PostgresMemoryStore {
     }
 
     /// That the event is still this instance's to work on.
-    async fn check_claim(&self, db: &mut PgConnection, claim: Option<Claim>) -> Result<()> {
+    async fn check_claim(&self, db: &mut Transaction, claim: Option<Claim>) -> Result<()> {
         let Some(claim) = claim else {
             return Ok(());
         };
@@ -368,7 +369,7 @@ impl PostgresMemoryStore {
 
 /// Locks a number and whoever it is by now, which another instance may have
 /// decided since this one has looked: the person.
-async fn lock_person(db: &mut PgConnection, number: &CallerId) -> Result<CallerId> {
+async fn lock_person(db: &mut Transaction, number: &CallerId) -> Result<CallerId> {
     let person = person_of(db, number).await?;
     let mut both = vec![number.as_str()];
     both.extend(person.as_ref().map(CallerId::as_str));
@@ -380,7 +381,7 @@ async fn lock_person(db: &mut PgConnection, number: &CallerId) -> Result<CallerI
     Ok(person.unwrap_or_else(|| number.clone()))
 }
 
-async fn person_of(db: &mut PgConnection, number: &CallerId) -> Result<Option<CallerId>> {
+async fn person_of(db: &mut Transaction, number: &CallerId) -> Result<Option<CallerId>> {
     let row = sqlx::query("SELECT caller FROM caller_links WHERE alias = $1")
         .bind(number.as_str())
         .fetch_optional(db)
@@ -388,7 +389,7 @@ async fn person_of(db: &mut PgConnection, number: &CallerId) -> Result<Option<Ca
     row.map(|row| rows::caller(&row, "caller")).transpose()
 }
 
-async fn before(db: &mut PgConnection, caller: &CallerId, learning: &Learning) -> Result<Before> {
+async fn before(db: &mut Transaction, caller: &CallerId, learning: &Learning) -> Result<Before> {
     let mark = call_mark(&learning.conversation_id);
     let row = sqlx::query(
         "SELECT EXISTS (SELECT 1 FROM opted_out_callers WHERE caller IN ($1, $2)) AS opted_out,
@@ -421,7 +422,7 @@ async fn before(db: &mut PgConnection, caller: &CallerId, learning: &Learning) -
     })
 }
 
-async fn profile_of(db: &mut PgConnection, caller: &CallerId) -> Result<Option<UniversalProfile>> {
+async fn profile_of(db: &mut Transaction, caller: &CallerId) -> Result<Option<UniversalProfile>> {
     let row = sqlx::query(concat!(
         "SELECT ",
         profile_columns!(),
@@ -434,7 +435,7 @@ async fn profile_of(db: &mut PgConnection, caller: &CallerId) -> Result<Option<U
 }
 
 async fn state_of(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     caller: &CallerId,
     agent: &AgentId,
 ) -> Result<Option<ConversationState>> {
@@ -451,7 +452,7 @@ async fn state_of(
 }
 
 async fn states_of(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     caller: &CallerId,
 ) -> Result<Vec<(AgentId, ConversationState)>> {
     let found = sqlx::query(concat!(
@@ -471,7 +472,7 @@ fn marked(mark: &str) -> String {
     format!("mark:{mark}")
 }
 
-async fn calls_of(db: &mut PgConnection, caller: &CallerId) -> Result<KnownCalls> {
+async fn calls_of(db: &mut Transaction, caller: &CallerId) -> Result<KnownCalls> {
     let mut calls = KnownCalls::default();
     let ids: Vec<String> = sqlx::query_scalar(
         "SELECT conversation_id FROM learned_calls WHERE caller = $1 ORDER BY learned_at, conversation_id",
@@ -501,7 +502,7 @@ async fn calls_of(db: &mut PgConnection, caller: &CallerId) -> Result<KnownCalls
     Ok(calls)
 }
 
-async fn erase(db: &mut PgConnection, caller: &CallerId) -> Result<ErasedMemory> {
+async fn erase(db: &mut Transaction, caller: &CallerId) -> Result<ErasedMemory> {
     let row = sqlx::query(
         "WITH calls AS (DELETE FROM learned_calls WHERE caller = $1),
              profile AS (DELETE FROM callers WHERE caller = $1 RETURNING 1),
@@ -520,7 +521,7 @@ async fn erase(db: &mut PgConnection, caller: &CallerId) -> Result<ErasedMemory>
     })
 }
 
-async fn export(db: &mut PgConnection, caller: &CallerId) -> Result<Option<CallerExport>> {
+async fn export(db: &mut Transaction, caller: &CallerId) -> Result<Option<CallerExport>> {
     let Some(profile) = profile_of(db, caller).await? else {
         return Ok(None);
     };
@@ -542,7 +543,7 @@ async fn export(db: &mut PgConnection, caller: &CallerId) -> Result<Option<Calle
     }))
 }
 
-async fn import(db: &mut PgConnection, export: &CallerExport) -> Result<()> {
+async fn import(db: &mut Transaction, export: &CallerExport) -> Result<()> {
     let caller = &export.profile.phone_number;
     save_profile(db, &export.profile).await?;
     for (agent, state) in &export.states {
@@ -575,7 +576,7 @@ async fn import(db: &mut PgConnection, export: &CallerExport) -> Result<()> {
 
 /// What a profile is saved with, its memories have changed, too, or may have:
 /// the version says so.
-async fn save_profile(db: &mut PgConnection, profile: &UniversalProfile) -> Result<()> {
+async fn save_profile(db: &mut Transaction, profile: &UniversalProfile) -> Result<()> {
     let source = profile.name_source.as_ref();
     sqlx::query(
         "INSERT INTO callers (caller, name, first_seen, total_interactions, name_evidence,
@@ -604,7 +605,7 @@ async fn save_profile(db: &mut PgConnection, profile: &UniversalProfile) -> Resu
 }
 
 async fn save_state(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     caller: &CallerId,
     agent: &AgentId,
     state: &ConversationState,
@@ -641,11 +642,7 @@ async fn save_state(
 }
 
 /// In the order in which they were said.
-async fn save_memories(
-    db: &mut PgConnection,
-    caller: &CallerId,
-    memories: &[Memory],
-) -> Result<()> {
+async fn save_memories(db: &mut Transaction, caller: &CallerId, memories: &[Memory]) -> Result<()> {
     if memories.is_empty() {
         return Ok(());
     }

@@ -4,8 +4,7 @@
 //! working while the new one is rolled out; what is not needed any more goes
 //! with the version after.
 
-use sqlx::PgPool;
-
+use super::connections::Connections;
 use crate::store::{Result, StoreError};
 
 /// Schema versions in order.
@@ -14,7 +13,7 @@ const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_initial.sql")];
 const LOCK: i64 = 0x0065_6c61_6f6d_7301;
 
 /// Whether a version was ever applied.
-pub(super) async fn any(pool: &PgPool) -> Result<bool> {
+pub(super) async fn any(pool: &Connections) -> Result<bool> {
     let any = sqlx::query_scalar("SELECT to_regclass('schema_versions') IS NOT NULL")
         .fetch_one(pool)
         .await?;
@@ -26,11 +25,11 @@ pub(super) async fn any(pool: &PgPool) -> Result<bool> {
 /// # Errors
 /// If the database fails, or was made by a newer version that this one does
 /// not know.
-pub(super) async fn run(pool: &PgPool) -> Result<()> {
+pub(super) async fn run(pool: &Connections) -> Result<()> {
     let mut transaction = pool.begin().await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)")
         .bind(LOCK)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
     sqlx::query(
         "CREATE TABLE IF NOT EXISTS schema_versions (
@@ -38,11 +37,11 @@ pub(super) async fn run(pool: &PgPool) -> Result<()> {
              applied_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp()
          )",
     )
-    .execute(&mut *transaction)
+    .execute(&mut transaction)
     .await?;
     let (applied,): (i32,) =
         sqlx::query_as("SELECT coalesce(max(version), 0) FROM schema_versions")
-            .fetch_one(&mut *transaction)
+            .fetch_one(&mut transaction)
             .await?;
     let applied = usize::try_from(applied).unwrap_or_default();
     if applied > MIGRATIONS.len() {
@@ -52,10 +51,10 @@ pub(super) async fn run(pool: &PgPool) -> Result<()> {
         )));
     }
     for (version, script) in (1i32..).zip(MIGRATIONS).skip(applied) {
-        sqlx::raw_sql(*script).execute(&mut *transaction).await?;
+        sqlx::raw_sql(*script).execute(&mut transaction).await?;
         sqlx::query("INSERT INTO schema_versions (version) VALUES ($1)")
             .bind(version)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
     }
     transaction.commit().await?;

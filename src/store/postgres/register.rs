@@ -2,8 +2,9 @@
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use sqlx::{PgConnection, Row};
+use sqlx::{PgExecutor, Row};
 
+use super::connections::Transaction;
 use super::rows::{self, millis, most, number, text, unreadable};
 use super::{PostgresDatabase, lock_caller, lock_callers};
 use crate::domain::caller_id::CallerId;
@@ -60,7 +61,7 @@ impl Register for PostgresRegister {
 
     async fn decide(&self, decision: Decision, now: Timestamp) -> Result<()> {
         let mut transaction = self.0.begin().await?;
-        let db = &mut *transaction;
+        let db = &mut transaction;
         decide(db, &decision, millis(now)).await?;
         sqlx::query("UPDATE decisions SET version = version + 1")
             .execute(&mut *db)
@@ -71,13 +72,11 @@ impl Register for PostgresRegister {
 
     async fn bury(&self, conversations: Vec<ConversationId>, now: Timestamp) -> Result<()> {
         let marks = conversations.iter().map(call_mark).collect();
-        let mut db = self.0.work.acquire().await?;
-        bury_marks(&mut db, marks, now).await
+        bury_marks(&self.0.work, marks, now).await
     }
 
     async fn is_erased(&self, conversation: &ConversationId) -> Result<bool> {
-        let mut db = self.0.work.acquire().await?;
-        is_erased(&mut db, conversation).await
+        is_erased(&self.0.work, conversation).await
     }
 
     async fn pending_erasures(&self) -> Result<Vec<PendingErasure>> {
@@ -108,7 +107,7 @@ impl Register for PostgresRegister {
 
     async fn end_erasure(&self, caller: &CallerId, removed: Vec<ConversationId>) -> Result<()> {
         let mut transaction = self.0.begin().await?;
-        let db = &mut *transaction;
+        let db = &mut transaction;
         lock_caller(db, caller).await?;
         // Further conversations may have been added by another erasure meanwhile.
         let (mut left, forgotten) = pending_erasure(db, caller).await?;
@@ -165,7 +164,7 @@ impl Register for PostgresRegister {
     }
 }
 
-async fn decide(db: &mut PgConnection, decision: &Decision, now: i64) -> Result<()> {
+async fn decide(db: &mut Transaction, decision: &Decision, now: i64) -> Result<()> {
     let statement = match decision {
         Decision::OptOut(caller, _) | Decision::Share(caller, _) | Decision::Link(caller, None) => {
             lock_caller(db, caller).await?;
@@ -232,7 +231,7 @@ async fn decide(db: &mut PgConnection, decision: &Decision, now: i64) -> Result<
 /// Of an erasure that has not ended: whose files are left, and whether the
 /// stores have forgotten the caller.
 pub(super) async fn pending_erasure(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     caller: &CallerId,
 ) -> Result<(Vec<ConversationId>, bool)> {
     let row =
@@ -252,7 +251,7 @@ pub(super) async fn pending_erasure(
 /// Notes what an erasure has still to do. Once the stores have to forget the
 /// caller, one of files alone does not change that.
 pub(super) async fn begin_erasure(
-    db: &mut PgConnection,
+    db: impl PgExecutor<'_>,
     caller: &CallerId,
     conversations: &[ConversationId],
     forgotten: bool,
@@ -274,7 +273,7 @@ pub(super) async fn begin_erasure(
 
 /// Whether a call was erased: then no store takes anything of it any more.
 pub(super) async fn is_erased(
-    db: &mut PgConnection,
+    db: impl PgExecutor<'_>,
     conversation: &ConversationId,
 ) -> Result<bool> {
     let erased = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM erased_calls WHERE mark = $1)")
@@ -286,7 +285,7 @@ pub(super) async fn is_erased(
 
 /// Notes calls as erased.
 pub(super) async fn bury_marks(
-    db: &mut PgConnection,
+    db: impl PgExecutor<'_>,
     marks: Vec<String>,
     now: Timestamp,
 ) -> Result<()> {

@@ -2,11 +2,12 @@
 
 use jiff::Timestamp;
 use rustc_hash::FxHashSet;
+use sqlx::Row;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
 
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::ConversationId;
+use crate::store::postgres::connections::Transaction;
 use crate::store::postgres::rows::{self, millis, number};
 use crate::store::postgres::{PostgresDatabase, lock_caller, lock_callers, register};
 use crate::store::{DeadLetter, ErasedEvents, EventId, KnownCalls, Result, call_mark};
@@ -56,7 +57,7 @@ pub(super) async fn withdraw(
 
 /// Removes a caller's events and notes the calls as erased.
 async fn remove(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     caller: &CallerId,
     known: &KnownCalls,
     now: Timestamp,
@@ -105,13 +106,13 @@ async fn remove(
     let unnamed = known.marks.iter().filter(|mark| !marks.contains(*mark));
     erased.marks = unnamed.cloned().collect();
     marks.extend(known.marks.iter().cloned());
-    register::bury_marks(db, marks.into_iter().collect(), now).await?;
+    register::bury_marks(&mut *db, marks.into_iter().collect(), now).await?;
     Ok(erased)
 }
 
 /// Only for an id that cannot be a part of something else: bodies in which it
 /// stands, and is not the beginning of a longer one.
-async fn remove_unknown(db: &mut PgConnection, caller: &CallerId) -> Result<Vec<EventId>> {
+async fn remove_unknown(db: &mut Transaction, caller: &CallerId) -> Result<Vec<EventId>> {
     let id = caller.as_str();
     if !id.starts_with(['+', 's']) {
         return Ok(Vec::new());
@@ -143,7 +144,7 @@ pub(super) async fn revive(
     now: Timestamp,
 ) -> Result<bool> {
     let mut transaction = database.begin().await?;
-    let db = &mut *transaction;
+    let db = &mut transaction;
     let caller: Option<Option<String>> =
         sqlx::query_scalar("SELECT caller FROM inbox WHERE id = $1")
             .bind(id.0)

@@ -1,10 +1,11 @@
 //! Ending a stage of an event, and what becomes of its caller's other events.
 
 use jiff::Timestamp;
-use sqlx::{PgConnection, Row};
+use sqlx::Row;
 
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::ConversationId;
+use crate::store::postgres::connections::Transaction;
 use crate::store::postgres::rows::{self, text};
 use crate::store::postgres::{PostgresDatabase, register};
 use crate::store::{Claim, Result, RetryCause, Settled, Settlement, Stage, call_mark};
@@ -27,7 +28,7 @@ pub(super) async fn settle(
     how: &Settlement,
 ) -> Result<Settled> {
     let mut transaction = database.begin().await?;
-    let db = &mut *transaction;
+    let db = &mut transaction;
     // Whose queue it is never changes.
     sqlx::query(
         "SELECT slot FROM caller_locks WHERE slot = (SELECT slot FROM inbox WHERE id = $1) FOR UPDATE",
@@ -79,7 +80,7 @@ pub(super) async fn settle(
 
 async fn apply(
     database: &PostgresDatabase,
-    db: &mut PgConnection,
+    db: &mut Transaction,
     event: &Settling,
     stage: Stage,
     how: &Settlement,
@@ -165,7 +166,7 @@ async fn apply(
 
 /// Nothing of the call comes back, and its files go, too.
 async fn forget_call(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     event: &Settling,
     conversation: Option<String>,
 ) -> Result<()> {
@@ -175,14 +176,14 @@ async fn forget_call(
         return Ok(());
     };
     let now = Timestamp::now();
-    register::bury_marks(db, vec![call_mark(&conversation)], now).await?;
+    register::bury_marks(&mut *db, vec![call_mark(&conversation)], now).await?;
     let (mut left, _) = register::pending_erasure(db, &caller).await?;
     left.push(conversation);
-    register::begin_erasure(db, &caller, &left, true, now).await
+    register::begin_erasure(&mut *db, &caller, &left, true, now).await
 }
 
 /// Ends an event. Its body is dropped once it is in the archive.
-async fn finish(db: &mut PgConnection, id: i64) -> Result<()> {
+async fn finish(db: &mut Transaction, id: i64) -> Result<()> {
     sqlx::query(
         "UPDATE inbox SET state = 'done', owner = NULL, last_error = NULL,
              payload = CASE WHEN archived THEN NULL ELSE payload END
@@ -195,7 +196,7 @@ async fn finish(db: &mut PgConnection, id: i64) -> Result<()> {
 }
 
 /// The event is at the head of its caller's queue no more.
-async fn promote_next(db: &mut PgConnection, event: &Settling) -> Result<()> {
+async fn promote_next(db: &mut Transaction, event: &Settling) -> Result<()> {
     sqlx::query(
         "UPDATE inbox SET state = 'ready' WHERE id =
              (SELECT id FROM inbox WHERE caller = $1 AND state = 'queued' ORDER BY id LIMIT 1)",
@@ -207,7 +208,7 @@ async fn promote_next(db: &mut PgConnection, event: &Settling) -> Result<()> {
 }
 
 /// Older calls are greeted no more: whoever works on one is refused.
-async fn supersede_older(db: &mut PgConnection, event: &Settling) -> Result<Vec<Timestamp>> {
+async fn supersede_older(db: &mut Transaction, event: &Settling) -> Result<Vec<Timestamp>> {
     let older = sqlx::query(
         "UPDATE inbox SET state = 'done', owner = NULL, last_error = NULL,
              payload = CASE WHEN archived THEN NULL ELSE payload END
