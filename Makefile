@@ -45,9 +45,10 @@ dashboards: tools
 demo:
 	cargo run --release --locked -- demo
 
-# The service beside bare baselines: target/bench/report.md.
+# The service beside bare baselines: target/bench/report.md. BENCH=postgres
+# leaves out what is not about PostgreSQL.
 bench: tools
-	cargo bench --locked --bench ratios
+	cargo bench --locked --bench ratios -- $(BENCH)
 
 # What strangers send, against the rules in fuzz/src/properties.rs. An input
 # that breaks one is kept in fuzz/corpus, where `cargo test` tries it again.

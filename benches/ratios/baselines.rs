@@ -1,7 +1,6 @@
 //! What the service is measured against: the least that the same job takes.
 
 use std::path::Path;
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -10,7 +9,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use rusqlite::{Connection, OpenFlags, params};
 use sha2::Sha256;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use warp::filters::BoxedFilter;
 use warp::http::{Response, StatusCode};
@@ -18,14 +17,15 @@ use warp::{Filter, path};
 
 use super::load::Measured;
 use super::service::KEY;
-use super::{Result, seed};
+use super::{Result, postgres, seed};
 
 /// Read connections, as many as the service has.
 const READERS: usize = 4;
 
 /// A handler that reads the same body, answers as many bytes and does nothing
 /// else, behind the service's own server loop.
-pub fn ring(address: &str, bytes: usize) -> Result<()> {
+#[tokio::main]
+pub async fn ring(address: &str, bytes: usize) -> Result<()> {
     let answer = vec![b'x'; bytes];
     let route = path!("webhook" / "client-data")
         .and(warp::post())
@@ -39,35 +39,19 @@ pub fn ring(address: &str, bytes: usize) -> Result<()> {
         .or(health())
         .unify()
         .boxed();
-    listen(address, route)
+    listen(address, route).await
 }
 
 /// A handler that checks the signature and inserts the body as one row, in
 /// transactions that hold whatever has come together: the least that an
 /// acknowledgement promises.
-pub fn post_call(address: &str, database: &Path) -> Result<()> {
-    let (queue, rows) = mpsc::channel::<(Bytes, oneshot::Sender<()>)>();
-    let mut connection = Connection::open(database)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.execute_batch("CREATE TABLE events (id INTEGER PRIMARY KEY, body BLOB)")?;
-    std::thread::spawn(move || -> rusqlite::Result<()> {
-        while let Ok(first) = rows.recv() {
-            let transaction = connection.transaction()?;
-            let mut waiting = Vec::new();
-            for (body, done) in std::iter::once(first).chain(rows.try_iter()) {
-                transaction
-                    .prepare_cached("INSERT INTO events (body) VALUES (?1)")?
-                    .execute([&body[..]])?;
-                waiting.push(done);
-            }
-            transaction.commit()?;
-            for done in waiting {
-                let _ = done.send(());
-            }
-        }
-        Ok(())
-    });
+#[tokio::main]
+pub async fn post_call(address: &str, database: &str) -> Result<()> {
+    let queue = if database.starts_with("postgres:") {
+        postgres::bare_inserts(database).await?
+    } else {
+        sqlite_inserts(Path::new(database))?
+    };
     let route = path!("webhook" / "post-call")
         .and(warp::post())
         .and(warp::header("elevenlabs-signature"))
@@ -81,7 +65,7 @@ pub fn post_call(address: &str, database: &Path) -> Result<()> {
                     return response;
                 }
                 let (done, stored) = oneshot::channel();
-                if queue.send((body, done)).is_err() || stored.await.is_err() {
+                if queue.send((body, done)).await.is_err() || stored.await.is_err() {
                     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
                 }
                 response
@@ -90,7 +74,35 @@ pub fn post_call(address: &str, database: &Path) -> Result<()> {
         .or(health())
         .unify()
         .boxed();
-    listen(address, route)
+    listen(address, route).await
+}
+
+fn sqlite_inserts(database: &Path) -> Result<postgres::Queue> {
+    let (queue, mut rows) = mpsc::channel::<(Bytes, oneshot::Sender<()>)>(1_024);
+    let mut connection = Connection::open(database)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.execute_batch("CREATE TABLE events (id INTEGER PRIMARY KEY, body BLOB)")?;
+    std::thread::spawn(move || -> rusqlite::Result<()> {
+        while let Some(first) = rows.blocking_recv() {
+            let transaction = connection.transaction()?;
+            let mut waiting = Vec::new();
+            let mut next = Some(first);
+            while let Some((body, done)) = next {
+                transaction
+                    .prepare_cached("INSERT INTO events (body) VALUES (?1)")?
+                    .execute([&body[..]])?;
+                waiting.push(done);
+                next = rows.try_recv().ok();
+            }
+            transaction.commit()?;
+            for done in waiting {
+                let _ = done.send(());
+            }
+        }
+        Ok(())
+    });
+    Ok(queue)
 }
 
 fn is_signed(signature: &str, body: &[u8]) -> bool {
@@ -113,7 +125,6 @@ fn health() -> BoxedFilter<(Response<Vec<u8>>,)> {
     path!("health").map(|| Response::new(Vec::new())).boxed()
 }
 
-#[tokio::main]
 async fn listen(address: &str, route: BoxedFilter<(Response<Vec<u8>>,)>) -> Result<()> {
     let listener = TcpListener::bind(address).await?;
     serve(listener, route, CancellationToken::new(), Duration::ZERO).await;

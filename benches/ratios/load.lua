@@ -60,7 +60,7 @@ for i = 1, 12 do
 end
 local transcript = table.concat(turns, ",")
 
-local run, calls = os.time() .. "_" .. math.random(1, 1000000), 0
+local run, calls = os.time() .. "_" .. from, 0
 local function call()
    calls = calls + 1
    local now = os.time()

@@ -36,6 +36,25 @@ pub struct Measured {
 }
 
 impl Measured {
+    /// Something that lasts so many microseconds.
+    pub fn lasting(microseconds: f64) -> Self {
+        Self {
+            requests: 1,
+            seconds: microseconds / 1e6,
+            rate: 1e6 / microseconds,
+            percentiles: vec![microseconds; PERCENTILES.len()],
+        }
+    }
+
+    /// With the rate at which the work was done, if it went on for so long
+    /// after the last request.
+    pub fn until_drained(&self, drained: Duration) -> Self {
+        Self {
+            rate: self.requests as f64 / (self.seconds + drained.as_secs_f64()),
+            ..self.clone()
+        }
+    }
+
     /// In microseconds.
     pub fn p99(&self) -> f64 {
         self.percentiles.get(6).copied().unwrap_or(f64::NAN)
@@ -83,6 +102,38 @@ impl Load {
             each_once: true,
             ..self
         }
+    }
+
+    /// On several at once, with the connections shared out; what they did in all.
+    pub fn run_on_all(&self, services: &[Service], time: Duration) -> Result<Measured> {
+        let share = |place: usize| Self {
+            connections: self.connections / services.len(),
+            // Calls of their own.
+            from: self.from + place * 1_000_000,
+            ..*self
+        };
+        let runs: Vec<Measured> = std::thread::scope(|scope| {
+            let runs: Vec<_> = services
+                .iter()
+                .enumerate()
+                .map(|(place, service)| {
+                    let load = share(place);
+                    scope.spawn(move || load.run(service, time).map_err(|e| e.to_string()))
+                })
+                .collect();
+            let joined = runs
+                .into_iter()
+                .map(|run| run.join().map_err(|_| "a run panicked")?);
+            joined.collect::<std::result::Result<_, String>>()
+        })?;
+        let requests = runs.iter().map(|run| run.requests).sum();
+        let seconds = runs.iter().map(|run| run.seconds).fold(0.0, f64::max);
+        Ok(Measured {
+            requests,
+            seconds,
+            rate: requests as f64 / seconds,
+            percentiles: Vec::new(),
+        })
     }
 
     pub fn run(&self, service: &Service, time: Duration) -> Result<Measured> {

@@ -11,6 +11,7 @@
 mod baselines;
 mod load;
 mod plots;
+mod postgres;
 mod report;
 mod seed;
 mod service;
@@ -26,6 +27,8 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Callers that the large databases know.
 const MANY: usize = 1_000_000;
+/// Callers and waiting calls in PostgreSQL.
+const SOME: usize = 100_000;
 /// Sessions of an instance that is busy.
 const ACTIVE: usize = 200_000;
 /// Rounds of each comparison.
@@ -39,22 +42,28 @@ fn main() -> Result<()> {
     match arguments[..] {
         // The baselines run as processes of their own, like the service.
         ["bare-ring", address, bytes] => baselines::ring(address, bytes.parse()?),
-        ["bare-post-call", address, database] => baselines::post_call(address, Path::new(database)),
-        _ => run(),
+        ["bare-post-call", address, database] => baselines::post_call(address, database),
+        _ => run(arguments.contains(&"postgres")),
     }
 }
 
-fn run() -> Result<()> {
+fn run(on_postgres_alone: bool) -> Result<()> {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     let folder = folder.path();
     let mut report = Report::new(ROUNDS, ROUND);
-    warm_rings(folder, &mut report)?;
-    post_calls(folder, &mut report)?;
-    eprintln!("seeding {MANY} callers");
-    let many = folder.join("many.db");
-    seed::callers(&many, MANY)?;
-    cold_rings(&many, &mut report)?;
-    many_sessions(folder, &many, &mut report)?;
+    if !on_postgres_alone {
+        warm_rings(folder, &mut report)?;
+        post_calls(folder, &mut report)?;
+        eprintln!("seeding {MANY} callers");
+        let many = folder.join("many.db");
+        seed::callers(&many, MANY)?;
+        cold_rings(&many, &mut report)?;
+        many_sessions(folder, &many, &mut report)?;
+    }
+    match postgres::Server::start(folder)? {
+        Some(server) => on_postgres(folder, &server, &mut report)?,
+        None => eprintln!("PostgreSQL is not installed (make tools): it is left out"),
+    }
     let path = report.write(Path::new(env!("CARGO_MANIFEST_DIR")))?;
     eprintln!("{}", path.display());
     Ok(())
@@ -101,13 +110,8 @@ fn post_calls(folder: &Path, report: &mut Report) -> Result<()> {
         let theirs = load.run(&bare, 2 * ROUND)?;
         let ours = load.run(&service, 2 * ROUND)?;
         let drained = service.drain()?;
-        let rate = ours.requests as f64 / (ours.seconds + drained.as_secs_f64());
-        let done = Measured {
-            rate,
-            ..ours.clone()
-        };
-        acknowledged.push((ours, theirs.clone()));
-        learned.push((done, theirs));
+        learned.push((ours.until_drained(drained), theirs.clone()));
+        acknowledged.push((ours, theirs));
     }
     let baseline = "warp, HMAC and one INSERT in a group commit";
     report.push(
@@ -195,6 +199,110 @@ fn many_sessions(folder: &Path, many: &Path, report: &mut Report) -> Result<()> 
     activate(&service, 1_000)?;
     report.known(MANY, &Load::rings(0, 1_000).run(&service, ROUND)?);
     Ok(())
+}
+
+/// The same on PostgreSQL, which is on the same processors, too.
+fn on_postgres(folder: &Path, server: &postgres::Server, report: &mut Report) -> Result<()> {
+    let start = |database: &str, place: &str| {
+        let place = folder.join(place);
+        Service::start(&Options::postgres(&server.url(database), &place))
+    };
+    eprintln!("rings on PostgreSQL");
+    server.database("rings")?;
+    server.seed_callers("rings", SOME)?;
+    let service = start("rings", "rings")?;
+    let bare = Service::bare(
+        "bare-ring",
+        &[&service.ring(&seed::number(0))?.len().to_string()],
+    )?;
+    let load = Load::rings(0, SOME).connections(8);
+    let rounds = compare(|| load.run(&service, ROUND), || load.run(&bare, ROUND))?;
+    let ring = "ring on PostgreSQL, 100,000 callers, 8 connections";
+    report.push(Row::throughput(
+        ring,
+        "bare warp handler, same bytes",
+        &rounds,
+    ));
+    report.push(Row::p99(ring, "3 ms", &against(3_000.0, &rounds)).most(1.0));
+    drop((service, bare));
+
+    eprintln!("post-call on PostgreSQL");
+    let (mut acknowledged, mut learned) = (Vec::new(), Vec::new());
+    let (mut embedded, mut alone) = (Vec::new(), Vec::new());
+    let mut three_of_one = Vec::new();
+    let load = Load::calls(10_000);
+    for round in 0..ROUNDS {
+        let bare = Service::bare(
+            "bare-post-call",
+            &[&server.database(&format!("bare{round}"))?],
+        )?;
+        let theirs = load.run(&bare, 2 * ROUND)?;
+        drop(bare);
+        let sqlite = Service::start(&Options::new(&folder.join(format!("beside{round}.db"))))?;
+        let run = load.run(&sqlite, 2 * ROUND)?;
+        let drained = sqlite.drain()?;
+        drop(sqlite);
+        embedded.push(run.until_drained(drained));
+        let name = format!("calls{round}");
+        server.database(&name)?;
+        let service = start(&name, &name)?;
+        let run = load.run(&service, 2 * ROUND)?;
+        let done = run.until_drained(server.drain(&name)?);
+        drop(service);
+        acknowledged.push((run, theirs.clone()));
+        learned.push((done.clone(), theirs));
+        alone.push(done);
+
+        let name = format!("fleet{round}");
+        server.database(&name)?;
+        let fleet = [1, 2, 3].map(|n| start(&name, &format!("{name}-{n}")));
+        let [one, two, three] = fleet;
+        let fleet = [one?, two?, three?];
+        let run = load.run_on_all(&fleet, 2 * ROUND)?;
+        three_of_one.push(run.until_drained(server.drain(&name)?));
+    }
+    let loop_ = "warp, HMAC and multi-row INSERTs on the same connections";
+    let what = "post-call acknowledgement on PostgreSQL while learning runs";
+    report.push(Row::throughput(what, loop_, &acknowledged).least(0.5));
+    let what = "calls learned and archived a second on PostgreSQL";
+    report.push(Row::throughput(what, loop_, &learned).least(0.5));
+    let pairs = |a: &[Measured], b: &[Measured]| {
+        a.iter().cloned().zip(b.iter().cloned()).collect::<Vec<_>>()
+    };
+    report.push(Row::throughput(
+        what,
+        "the same on SQLite",
+        &pairs(&alone, &embedded),
+    ));
+    let three = "calls learned and archived a second by three instances";
+    report.push(Row::throughput(
+        three,
+        "the same by one",
+        &pairs(&three_of_one, &alone),
+    ));
+
+    eprintln!("claims on PostgreSQL");
+    let few = server.claim_cost("claims_few", 100, 100)?;
+    for (what, name, callers) in [
+        ("claiming 64 calls, 100,000 waiting", "claims_many", 100),
+        (
+            "claiming 64 calls, 100,000 callers waiting",
+            "claims_callers",
+            SOME,
+        ),
+    ] {
+        let cost = server.claim_cost(name, SOME, callers)?;
+        let (cost, few) = (Measured::lasting(cost), Measured::lasting(few));
+        report.push(Row::p99(what, "the same with 100 waiting", &[(cost, few)]).most(1.5));
+    }
+    Ok(())
+}
+
+/// A limit in microseconds, for comparison.
+fn against(limit: f64, rounds: &[(Measured, Measured)]) -> Vec<(Measured, Measured)> {
+    let limit = Measured::lasting(limit);
+    let ours = rounds.iter().map(|(ours, _)| ours.clone());
+    ours.map(|ours| (ours, limit.clone())).collect()
 }
 
 /// Rings once for each of the first `count` callers.

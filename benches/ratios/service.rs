@@ -20,7 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(180);
 
 /// How the service is started.
 pub struct Options {
+    /// Beside it is whatever else the service writes.
     database: PathBuf,
+    /// Of PostgreSQL, instead of the database.
+    url: Option<String>,
     log: &'static str,
     sessions: usize,
 }
@@ -29,8 +32,17 @@ impl Options {
     pub fn new(database: &Path) -> Self {
         Self {
             database: database.to_owned(),
+            url: None,
             log: "info",
             sessions: 100_000,
+        }
+    }
+
+    /// On PostgreSQL; `place` names what else the service writes.
+    pub fn postgres(url: &str, place: &Path) -> Self {
+        Self {
+            url: Some(url.to_owned()),
+            ..Self::new(place)
         }
     }
 
@@ -65,14 +77,12 @@ impl Service {
     pub fn start(options: &Options) -> Result<Self> {
         let (address, ops) = (free_address()?, free_address()?);
         let log = File::create(options.database.with_extension("log"))?;
+        let file = || format!("sqlite://{}", options.database.display());
         let process = Command::new(env!("CARGO_BIN_EXE_elaoms"))
             .arg("serve")
             .env("BIND_ADDR", &address)
             .env("OPS_ADDR", &ops)
-            .env(
-                "DATABASE_URL",
-                format!("sqlite://{}", options.database.display()),
-            )
+            .env("DATABASE_URL", options.url.clone().unwrap_or_else(file))
             .env(
                 "PAYLOAD_STORAGE_PATH",
                 options.database.with_extension("payloads"),
@@ -169,7 +179,7 @@ fn free_address() -> Result<String> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }
 
-fn wait(mut until: impl FnMut() -> Result<bool>) -> Result<()> {
+pub fn wait(mut until: impl FnMut() -> Result<bool>) -> Result<()> {
     let started = Instant::now();
     while !until()? {
         if started.elapsed() > PATIENCE {
