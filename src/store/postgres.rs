@@ -49,6 +49,9 @@ use instance::Instance;
 const RING_CONNECTIONS: u32 = 8;
 /// Connections for everything else.
 const WORK_CONNECTIONS: u32 = 16;
+/// Connections for taking events in, which must not wait for those that learn.
+const ACCEPT_CONNECTIONS: u32 = acceptor::WRITERS as u32;
+
 /// An open database. Cheap to clone.
 #[derive(Clone)]
 pub struct PostgresDatabase {
@@ -157,7 +160,7 @@ impl PostgresDatabase {
         // What it says must not wait for anything else.
         let instance = Instance::start(server.connections(1), work.clone()).await?;
         Ok(Self {
-            acceptor: Acceptor::start(work.clone()),
+            acceptor: Acceptor::start(server.connections(ACCEPT_CONNECTIONS)),
             rings,
             work,
             instance: Arc::new(instance),

@@ -22,7 +22,7 @@ const MAX_EVENTS: usize = 256;
 /// Most bytes of bodies in one transaction, but for a single event.
 const MAX_BYTES: usize = 8 << 20;
 /// Transactions at a time: while one waits for the disk, the next is made.
-const WRITERS: usize = 4;
+pub(super) const WRITERS: usize = 4;
 /// Tries of a batch that another instance's got in the way of.
 const TRIES: usize = 3;
 

@@ -349,9 +349,11 @@ impl PostgresMemoryStore {
         let Some(claim) = claim else {
             return Ok(());
         };
-        let holds: Option<i32> = sqlx::query_scalar(
-            "SELECT 1 FROM inbox
-             WHERE id = $1 AND stage = $2 AND state = 'running' AND owner = $3 AND fence = $4 FOR SHARE",
+        // By its id alone: the index of what an instance is working on is full of
+        // what it has worked on.
+        let holds: Option<Option<bool>> = sqlx::query_scalar(
+            "SELECT stage = $2 AND state = 'running' AND owner = $3 AND fence = $4
+             FROM inbox WHERE id = $1 FOR SHARE",
         )
         .bind(claim.id.0)
         .bind(claim.stage.as_str())
@@ -359,7 +361,7 @@ impl PostgresMemoryStore {
         .bind(claim.fence)
         .fetch_optional(db)
         .await?;
-        if holds.is_none() {
+        if holds.flatten() != Some(true) {
             self.0.instance.note_refusal();
             return Err(StoreError::TakenOver);
         }
@@ -368,31 +370,25 @@ impl PostgresMemoryStore {
 }
 
 /// Locks a number and whoever it is by now, which another instance may have
-/// decided since this one has looked: the person.
+/// decided since this one has looked: the person. A link takes these locks, too;
+/// that there was no other before is for the caller to see.
 async fn lock_person(db: &mut Transaction, number: &CallerId) -> Result<CallerId> {
-    let person = person_of(db, number).await?;
+    let row = sqlx::query("SELECT caller FROM caller_links WHERE alias = $1")
+        .bind(number.as_str())
+        .fetch_optional(&mut *db)
+        .await?;
+    let person = row.map(|row| rows::caller(&row, "caller")).transpose()?;
     let mut both = vec![number.as_str()];
     both.extend(person.as_ref().map(CallerId::as_str));
     lock_callers(db, &both).await?;
-    // A link takes these locks, too, so it does not change any more.
-    if person_of(db, number).await? != person {
-        return Err(StoreError::Unavailable("the caller is being linked".into()));
-    }
     Ok(person.unwrap_or_else(|| number.clone()))
-}
-
-async fn person_of(db: &mut Transaction, number: &CallerId) -> Result<Option<CallerId>> {
-    let row = sqlx::query("SELECT caller FROM caller_links WHERE alias = $1")
-        .bind(number.as_str())
-        .fetch_optional(db)
-        .await?;
-    row.map(|row| rows::caller(&row, "caller")).transpose()
 }
 
 async fn before(db: &mut Transaction, caller: &CallerId, learning: &Learning) -> Result<Before> {
     let mark = call_mark(&learning.conversation_id);
     let row = sqlx::query(
-        "SELECT EXISTS (SELECT 1 FROM opted_out_callers WHERE caller IN ($1, $2)) AS opted_out,
+        "SELECT coalesce((SELECT caller FROM caller_links WHERE alias = $2), $2) AS person,
+             EXISTS (SELECT 1 FROM opted_out_callers WHERE caller IN ($1, $2)) AS opted_out,
              EXISTS (SELECT 1 FROM erased_calls WHERE mark = $3) AS erased,
              EXISTS (SELECT 1 FROM learned_calls WHERE conversation_id = $4
                  OR (conversation_id = $5 AND caller = $1)) AS learned,
@@ -411,6 +407,9 @@ async fn before(db: &mut Transaction, caller: &CallerId, learning: &Learning) ->
     .bind(learning.agent.as_str())
     .fetch_one(db)
     .await?;
+    if row.try_get::<&str, _>("person")? != caller.as_str() {
+        return Err(StoreError::Unavailable("the caller is being linked".into()));
+    }
     let (known, met): (Option<&str>, Option<&str>) =
         (row.try_get("caller")?, row.try_get("agent")?);
     Ok(Before {

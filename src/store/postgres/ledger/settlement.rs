@@ -36,16 +36,17 @@ pub(super) async fn settle(
     .bind(claim.id.0)
     .execute(&mut *db)
     .await?;
+    // By its id alone: the index of what an instance is working on is full of
+    // what it has worked on.
     let row = sqlx::query(
-        "SELECT id, caller, agent, started_at, greeting_wanted,
+        "SELECT id, caller, agent, started_at, greeting_wanted, fence > $4 AS taken_over,
+             stage = $2 AND state = 'running' AND owner = $3 AND fence = $4 AS held,
              EXISTS (SELECT 1 FROM inbox newer
                  WHERE newer.caller = inbox.caller AND newer.agent = inbox.agent AND newer.greeting_wanted
                      AND (newer.started_at, newer.id) > (inbox.started_at, inbox.id)
                      AND newer.stage IN ('learn', 'greet') AND newer.state IN ('queued', 'ready', 'running'))
                  AS newer_waits
-         FROM inbox
-         WHERE id = $1 AND stage = $2 AND state = 'running' AND owner = $3 AND fence = $4
-         FOR UPDATE OF inbox",
+         FROM inbox WHERE id = $1 FOR UPDATE OF inbox",
     )
     .bind(claim.id.0)
     .bind(claim.stage.as_str())
@@ -54,17 +55,15 @@ pub(super) async fn settle(
     .fetch_optional(&mut *db)
     .await?;
     let Some(row) = row else {
-        let taken_over =
-            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM inbox WHERE id = $1 AND fence > $2)")
-                .bind(claim.id.0)
-                .bind(claim.fence)
-                .fetch_one(&mut *db)
-                .await?;
-        if taken_over {
+        return Ok(Settled::default());
+    };
+    // Without an owner nobody holds it.
+    if row.try_get::<Option<bool>, _>("held")? != Some(true) {
+        if row.try_get("taken_over")? {
             database.instance.note_refusal();
         }
         return Ok(Settled::default());
-    };
+    }
     let event = Settling {
         id: row.try_get("id")?,
         caller: row.try_get("caller")?,
