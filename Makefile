@@ -8,6 +8,9 @@ FUZZ_FLAGS = --cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module \
 FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 FUZZ_OUT = $(or $(CARGO_TARGET_DIR),fuzz/target)
 
+# An S3-compatible server for the tests.
+MOTO = target/moto
+
 .PHONY: test crash-test tools dashboards demo bench fuzz
 
 # Everything the tests need beyond cargo; apt-get is used only for what is missing.
@@ -24,10 +27,13 @@ tools:
 	command -v wrk >/dev/null || missing="$$missing wrk"; \
 	command -v systemd-analyze >/dev/null || missing="$$missing systemd"; \
 	command -v cc >/dev/null && command -v c++ >/dev/null || missing="$$missing build-essential"; \
+	test -x $(MOTO)/bin/moto_server || python3 -c "import ensurepip, venv" 2>/dev/null || missing="$$missing python3-venv"; \
 	if [ -n "$$missing" ]; then \
 		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 		$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; \
 	fi
+	@test -x $(MOTO)/bin/moto_server || { python3 -m venv $(MOTO) && \
+		$(MOTO)/bin/pip install --quiet --disable-pip-version-check "moto[s3]==5.2.5" flask flask-cors; }
 
 # With every tool at hand no test is left out.
 test: tools dashboards

@@ -8,7 +8,6 @@ mod environment;
 mod reader;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use crate::clients::OpenAiOptions;
 use crate::domain::caller_rules::CallerRules;
 use crate::http::TrustedProxies;
 use crate::secrets::{AdminKey, Secrets};
-use crate::store::DatabaseUrl;
+use crate::store::{ArchiveOptions, DatabaseUrl};
 use crate::telemetry::{CallerIdFormat, LogFormat};
 
 pub use environment::Environment;
@@ -58,8 +57,8 @@ pub struct Services {
     pub openmemory: Option<(String, Option<SecretString>)>,
     /// `USE_TWO_TIER`; false is the guide's rollback.
     pub two_tier: bool,
-    /// `PAYLOAD_STORAGE_PATH`
-    pub archive: PathBuf,
+    /// `PAYLOAD_STORAGE_PATH`, `PAYLOAD_STORAGE_URL` and `AWS_…`
+    pub archive: ArchiveOptions,
     /// `OPENAI_…`; `None` without `OPENAI_API_KEY`.
     pub openai: Option<(OpenAiOptions, OpenAiLimits)>,
     /// `ELEVENLABS_BASE_URL` and `ELEVENLABS_API_KEY`; `None` without the key.

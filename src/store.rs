@@ -25,7 +25,7 @@ mod report;
 mod sqlite;
 mod transfer;
 
-pub use archive::{Archive, AudioSpool, BatchTurn, Removed};
+pub use archive::{Archive, ArchiveOptions, AudioSpool, BatchTurn, BucketOptions, Removed};
 pub use database::{Database, DatabaseUrl};
 pub use erasure::{Erasure, Receipt, erase};
 pub use ledger::{

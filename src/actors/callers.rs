@@ -258,10 +258,10 @@ impl Callers {
                 let missing: Vec<_> = absent.intersection(expected).collect();
                 if !missing.is_empty() {
                     receipt.left.push(format!(
-                        "files of {} archived calls are not in {} (PAYLOAD_STORAGE_PATH); the \
-                         service looks for them once more",
+                        "files of {} archived calls are not in {}; the service looks for them \
+                         once more",
                         missing.len(),
-                        self.archive.root().display()
+                        self.archive.place()
                     ));
                 }
                 conversations.retain(|c| {

@@ -51,7 +51,7 @@ pub(super) fn back_up(arguments: &BackupArguments) -> ExitCode {
             writeln!(
                 output,
                 "The archive at {} is not part of it.",
-                services.archive.display()
+                services.archive
             );
             output.status(true)
         }

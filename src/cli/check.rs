@@ -207,8 +207,8 @@ async fn agent(services: &Services, id: &str) -> Outcome {
 }
 
 async fn memory(services: &Services) -> Outcome {
-    const REMEDY: &str = "see to the file or folder that is named: DATABASE_URL and PAYLOAD_STORAGE_PATH say where \
-         they are; they need write permission and free space";
+    const REMEDY: &str = "see to what is named: DATABASE_URL, PAYLOAD_STORAGE_PATH and PAYLOAD_STORAGE_URL say where \
+         it is; it needs write permission and free space";
     const OPENMEMORY_REMEDY: &str =
         "verify that OpenMemory is running and that OPENMEMORY_PORT and OPENMEMORY_KEY are correct";
     const TLS: &str = "check the system's TLS certificates";
@@ -222,25 +222,28 @@ async fn memory(services: &Services) -> Outcome {
     };
     // A check makes nothing where only a service should: it is tried elsewhere.
     let is_missing = |file: &Path| !file.exists();
-    let nothing_yet =
-        services.database.file().is_some_and(is_missing) && is_missing(&services.archive);
+    let in_a_bucket = services.archive.bucket.is_some();
+    let nothing_yet = services.database.file().is_some_and(is_missing)
+        && (in_a_bucket || is_missing(&services.archive.folder));
     let elsewhere = tempfile::tempdir()
         .map_err(|e| (e.to_string(), "see to the folder for temporary files"))?;
     let (database, archive, places) = if nothing_yet {
         let places = format!(
             "serve will make the database at {} and the archive at {}",
-            services.database,
-            services.archive.display()
+            services.database, services.archive
         );
         let file = elsewhere.path().join("elaoms.db");
         let database = Database::open(&DatabaseUrl::Sqlite(file)).await;
-        let archive = Archive::open(&elsewhere.path().join("payloads"));
+        let archive = if in_a_bucket {
+            Archive::open_existing(&services.archive, false)
+        } else {
+            Archive::open(&elsewhere.path().join("payloads"))
+        };
         (database, archive, places)
     } else {
         let places = format!(
             "{} and the archive at {} take writes",
-            services.database,
-            services.archive.display()
+            services.database, services.archive
         );
         let database = Database::open_existing(&services.database).await;
         if let Err(StoreError::InUse(_)) = database {

@@ -16,7 +16,7 @@ use crate::domain::caller_rules::{CallerRules, Region};
 use crate::domain::ids::AgentId;
 use crate::http::TrustedProxies;
 use crate::secrets::{AdminKey, Secrets};
-use crate::store::DatabaseUrl;
+use crate::store::{ArchiveOptions, BucketOptions, DatabaseUrl};
 use crate::telemetry::{CallerIdFormat, LogFormat};
 
 /// A secret with fewer characters can be found by trying.
@@ -222,10 +222,7 @@ impl<'a> Reader<'a> {
             database,
             openmemory,
             two_tier,
-            archive: self
-                .text("PAYLOAD_STORAGE_PATH")
-                .unwrap_or_else(|| "./payloads".into())
-                .into(),
+            archive: self.archive(),
             openai,
             elevenlabs,
             agent_ttl: hours(self.number("AGENT_CACHE_TTL_HOURS", 24, 1..=8_760)),
@@ -304,6 +301,48 @@ impl<'a> Reader<'a> {
             }),
         }
         DatabaseUrl::Sqlite(PathBuf::new())
+    }
+
+    fn archive(&mut self) -> ArchiveOptions {
+        let folder = self.text("PAYLOAD_STORAGE_PATH");
+        ArchiveOptions {
+            folder: folder.unwrap_or_else(|| "./payloads".into()).into(),
+            bucket: self.bucket(),
+        }
+    }
+
+    fn bucket(&mut self) -> Option<BucketOptions> {
+        let url = self.text("PAYLOAD_STORAGE_URL")?;
+        let Some((bucket, prefix)) = BucketOptions::parse(&url) else {
+            self.problems.push(
+                "PAYLOAD_STORAGE_URL is not of the form s3://bucket or s3://bucket/prefix (letters, digits, and -._)"
+                    .into(),
+            );
+            return None;
+        };
+        let endpoint = self.text("AWS_ENDPOINT_URL");
+        let endpoint = endpoint.map(|_| self.url("AWS_ENDPOINT_URL", "https://s3.example.org"));
+        let id = self.credential("AWS_ACCESS_KEY_ID");
+        let secret = self.credential("AWS_SECRET_ACCESS_KEY");
+        let key = match (id, secret) {
+            (Some(id), Some(secret)) => Some((id, secret.into())),
+            (None, None) => None,
+            _ => {
+                self.problems.push(
+                    "of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY one is set; both are needed, or neither \
+                     where a role gives access"
+                        .into(),
+                );
+                None
+            }
+        };
+        Some(BucketOptions {
+            bucket,
+            prefix,
+            endpoint,
+            region: self.text("AWS_REGION"),
+            key,
+        })
     }
 
     /// 0 keeps all.

@@ -6,6 +6,7 @@
 mod actors;
 mod agent_profiles;
 mod backup;
+mod bucket;
 mod command_line;
 mod crashes;
 mod delivery;
