@@ -19,7 +19,7 @@ use crate::domain::caller_rules::CallerRules;
 use crate::http::TrustedProxies;
 use crate::secrets::{AdminKey, Secrets};
 use crate::store::{ArchiveOptions, DatabaseUrl};
-use crate::telemetry::{CallerIdFormat, LogFormat};
+use crate::telemetry::{CallerIdFormat, LogFormat, TraceOptions};
 
 pub use environment::Environment;
 use reader::Reader;
@@ -83,6 +83,8 @@ pub struct Services {
     pub caller_ids: CallerIdFormat,
     /// `RUST_LOG`
     pub log_filter: Option<String>,
+    /// `OTEL_…`; `None` without an endpoint.
+    pub traces: Option<TraceOptions>,
     /// What to tell the operator once logs are on.
     pub warnings: Vec<String>,
 }

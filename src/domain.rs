@@ -23,3 +23,4 @@ pub mod prompt;
 pub mod search;
 pub mod standing;
 pub mod tiers;
+pub mod trace_context;

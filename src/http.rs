@@ -107,12 +107,17 @@ pub fn routes(state: PublicState) -> BoxedFilter<(impl Reply,)> {
         .and(shared.clone())
         .and(client)
         .and(warp::header::optional("x-api-key"))
+        .and(warp::header::optional("traceparent"))
         .and(warp::body::stream())
         .then(
-            async |shared: Arc<Shared>, client: Option<Client>, key: Option<String>, body| {
+            async |shared: Arc<Shared>,
+                   client: Option<Client>,
+                   key: Option<String>,
+                   trace: Option<String>,
+                   body| {
                 let started = Instant::now();
                 let result = match admit(key.as_deref(), &shared.state.client_data_key, client) {
-                    Ok(()) => client_data::answer(&shared, body, started).await,
+                    Ok(()) => client_data::answer(&shared, body, trace.as_deref(), started).await,
                     Err(error) => Err(error),
                 };
                 respond(&shared, Endpoint::ClientData, result)
@@ -125,12 +130,17 @@ pub fn routes(state: PublicState) -> BoxedFilter<(impl Reply,)> {
         .and(shared.clone())
         .and(client)
         .and(warp::header::optional("x-api-key"))
+        .and(warp::header::optional("traceparent"))
         .and(warp::body::stream())
         .then(
-            async |shared: Arc<Shared>, client: Option<Client>, key: Option<String>, body| {
+            async |shared: Arc<Shared>,
+                   client: Option<Client>,
+                   key: Option<String>,
+                   trace: Option<String>,
+                   body| {
                 let started = Instant::now();
                 let result = match admit(key.as_deref(), &shared.state.search_data_key, client) {
-                    Ok(()) => search_data::answer(&shared, body, started).await,
+                    Ok(()) => search_data::answer(&shared, body, trace.as_deref(), started).await,
                     Err(error) => Err(error),
                 };
                 respond(&shared, Endpoint::SearchData, result)
@@ -143,16 +153,21 @@ pub fn routes(state: PublicState) -> BoxedFilter<(impl Reply,)> {
         .and(client)
         .and(warp::header::optional("elevenlabs-signature"))
         .and(warp::header::optional("content-length"))
+        .and(warp::header::optional("traceparent"))
         .and(warp::body::stream())
         .then(
             async |shared: Arc<Shared>,
                    client: Option<Client>,
                    signature: Option<String>,
                    length: Option<usize>,
+                   trace: Option<String>,
                    body| {
-                let signature = signature.as_deref();
-                let result =
-                    post_call::receive(&shared, client.as_ref(), signature, length, body).await;
+                let headers = post_call::Headers {
+                    signature: signature.as_deref(),
+                    length,
+                    trace: trace.as_deref(),
+                };
+                let result = post_call::receive(&shared, client.as_ref(), headers, body).await;
                 respond(&shared, Endpoint::PostCall, result)
             },
         )

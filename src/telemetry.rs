@@ -1,14 +1,23 @@
-//! Logs: where they go, and how callers appear in them.
+//! Logs and traces: where they go, and how callers appear in them.
+
+pub(crate) mod traces;
 
 use std::fmt;
 use std::io::BufWriter;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::domain::caller_id::CallerId;
+
+use traces::Exporter;
+pub use traces::TraceOptions;
 
 /// `LOG_FORMAT`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -78,12 +87,18 @@ fn keyed_hash(key: &[u8], data: &[u8]) -> [u8; 32] {
     mac.finalize().into_bytes().into()
 }
 
+/// Writes and sends what is buffered when it is dropped.
+#[derive(Debug)]
+pub struct Telemetry {
+    _traces: Option<Exporter>,
+    _logs: WorkerGuard,
+}
+
 /// Sends logs to standard output, through a thread of its own: an output that
 /// blocks must not hold up a ring. Lines that do not fit its buffer are lost.
-///
-/// Keep the guard: dropping it writes what is buffered.
-pub fn init(format: LogFormat, filter: Option<&str>) -> WorkerGuard {
-    let (writer, guard) = NonBlockingBuilder::default()
+/// Sends traces to a collector, if there is one, in the same way.
+pub fn init(format: LogFormat, filter: Option<&str>, traces: Option<&TraceOptions>) -> Telemetry {
+    let (writer, logs) = NonBlockingBuilder::default()
         .buffered_lines_limit(64 * 1024)
         // Lines that come together are written together.
         .finish(BufWriter::with_capacity(64 * 1024, std::io::stdout()));
@@ -95,15 +110,45 @@ pub fn init(format: LogFormat, filter: Option<&str>) -> WorkerGuard {
         .filter(|module| !wanted.contains(module))
         .map(|module| format!(",{module}=warn"))
         .collect();
-    let filter = EnvFilter::try_new(format!("{wanted}{quiet}"))
-        .unwrap_or_else(|_| EnvFilter::new("info,ractor=warn,sqlx=warn"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer);
-    // A second call, as in tests, keeps the first subscriber.
-    let _ = match format {
-        LogFormat::Text => builder.with_ansi(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    let of_traces = traces::TARGET;
+    let filter = EnvFilter::try_new(format!("{wanted}{quiet},{of_traces}=off"))
+        .unwrap_or_else(|_| EnvFilter::new(format!("info,ractor=warn,sqlx=warn,{of_traces}=off")));
+    let builder = tracing_subscriber::fmt::layer().with_writer(writer);
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
+        LogFormat::Text => builder.with_ansi(false).boxed(),
+        LogFormat::Json => builder.json().flatten_event(true).boxed(),
     };
-    guard
+    let exporter = traces.map(Exporter::new);
+    let (exporter, failed) = match exporter.transpose() {
+        Ok(exporter) => (exporter, None),
+        Err(error) => (None, Some(error)),
+    };
+    // A second call, as in tests, keeps the first subscriber.
+    let _ = match &exporter {
+        // One filter for all is quicker than one for each.
+        None => tracing_subscriber::registry()
+            .with(lines)
+            .with(filter)
+            .try_init(),
+        Some(exporter) => {
+            let own = Targets::new().with_target("elaoms", LevelFilter::INFO);
+            let spans = tracing_opentelemetry::layer()
+                .with_tracer(exporter.tracer())
+                .with_location(false)
+                .with_threads(false)
+                .with_target(false)
+                .with_filter(own);
+            tracing_subscriber::registry()
+                .with(lines.with_filter(filter))
+                .with(spans)
+                .try_init()
+        }
+    };
+    if let Some(error) = failed {
+        tracing::error!(%error, "Traces cannot be sent");
+    }
+    Telemetry {
+        _traces: exporter,
+        _logs: logs,
+    }
 }

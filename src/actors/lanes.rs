@@ -292,6 +292,7 @@ mod tests {
             unusable: 0,
             received_at: Timestamp::UNIX_EPOCH,
             greet_since: None,
+            trace: None,
             payload_bytes,
         }
     }

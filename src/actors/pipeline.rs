@@ -40,6 +40,7 @@ use crate::store::{
     InboxEvent, LONGEST_PAUSE, Ledger, RetryCause, Settled, Settlement, Stage, StoreError,
 };
 use crate::telemetry::CallerIdFormat;
+use crate::telemetry::traces::{self, step};
 
 /// Before an event is tried again.
 const RETRY: Backoff = Backoff {
@@ -152,6 +153,7 @@ impl Pipeline {
             agent = event.key.agent_id.as_ref().map(tracing::field::display),
             caller = shown.as_ref().map(tracing::field::display),
         );
+        traces::go_on(&span, event.trace.as_ref());
         async {
             let cancelled = lease.cancelled();
             let work = AssertUnwindSafe(self.work(&mut lease)).catch_unwind();
@@ -184,7 +186,8 @@ impl Pipeline {
         let call = self.read(&event).await?;
 
         if event.stage == Stage::Learn {
-            self.learn(&event, caller, &call).await?;
+            let learned = self.learn(&event, caller, &call);
+            learned.instrument(step!("learn")).await?;
             let settled = self.settle(lease, Settlement::Learned).await;
             // Without a place in its lane, the greeting is made when there is one.
             if settled.next != Some(Stage::Greet) || !lease.enter(Stage::Greet) {
@@ -192,7 +195,8 @@ impl Pipeline {
             }
         }
 
-        let outcome = self.greet(lease, caller, agent, &call).await?;
+        let greeted = self.greet(lease, caller, agent, &call);
+        let outcome = greeted.instrument(step!("greet")).await?;
         self.settle(lease, Settlement::Greeted).await;
         self.record(outcome, event.received_at);
         Ok(())
@@ -272,9 +276,11 @@ impl Pipeline {
                 return Ok(CallOutcome::Learned);
             };
             log_events::generating_greeting(&shown, agent);
-            let prompt = self.prompt(agent, view.profile.as_ref(), call).await;
+            let prompt = self.prompt(agent, view.profile.as_ref(), call);
+            let prompt = prompt.instrument(step!("agent profile")).await;
             let mut greeting = openai
                 .greeting(prompt)
+                .instrument(step!("openai"))
                 .await
                 .map_err(|failure| self.not_made(lease.event(), failure))?;
             let heard = greeting.caller_name.take();
@@ -295,7 +301,8 @@ impl Pipeline {
                 name,
                 greeting,
             };
-            match self.store_greeting(lease, new).await? {
+            let stored = self.store_greeting(lease, new);
+            match stored.instrument(step!("store greeting")).await? {
                 Some(greeted) if greeted.misnamed => {
                     tracing::info!("{shown} was renamed; the greeting is made anew");
                 }
@@ -443,7 +450,8 @@ impl Pipeline {
         let event = lease.event();
         let mut failures = 0;
         let settled = loop {
-            match self.ledger.settle(event.claim(), how.clone()).await {
+            let settled = self.ledger.settle(event.claim(), how.clone());
+            match settled.instrument(step!("settle")).await {
                 Ok(settled) => break settled,
                 Err(error) => {
                     tracing::error!(%error, event = %event.id, "The inbox cannot be written; it is tried again");

@@ -75,7 +75,7 @@ async fn play(folder: &Path, arguments: &DemoArguments) -> DemoResult<bool> {
         ),
     ]);
     let config = Config::from_env(&settings)?;
-    let _logs = telemetry::init(config.services.log_format, Some("warn"));
+    let _logs = telemetry::init(config.services.log_format, Some("warn"), None);
     let app = App::start(config).await?;
 
     println!("ELAOMS demo: the real service on a temporary database.");

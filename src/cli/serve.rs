@@ -19,9 +19,10 @@ pub(super) async fn run() -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let _logs = telemetry::init(
+    let _telemetry = telemetry::init(
         config.services.log_format,
         config.services.log_filter.as_deref(),
+        config.services.traces.as_ref(),
     );
     for warning in &config.services.warnings {
         tracing::warn!("{warning}");

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{ConfigError, Environment, SESSION_IDLE, Services};
@@ -17,7 +18,7 @@ use crate::domain::ids::AgentId;
 use crate::http::TrustedProxies;
 use crate::secrets::{AdminKey, Secrets};
 use crate::store::{ArchiveOptions, BucketOptions, DatabaseUrl};
-use crate::telemetry::{CallerIdFormat, LogFormat};
+use crate::telemetry::{CallerIdFormat, LogFormat, TraceOptions};
 
 /// A secret with fewer characters can be found by trying.
 const SHORT_SECRET: usize = 16;
@@ -242,6 +243,7 @@ impl<'a> Reader<'a> {
             log_format,
             caller_ids,
             log_filter: self.log_filter(),
+            traces: self.traces(),
             warnings: std::mem::take(&mut self.warnings),
         }
     }
@@ -264,6 +266,50 @@ impl<'a> Reader<'a> {
             "RUST_LOG is {filter:?}, not a level (error, warn, info, debug, trace) or a filter; using info"
         ));
         None
+    }
+
+    fn traces(&mut self) -> Option<TraceOptions> {
+        const OF_TRACES: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+        const OF_ALL: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+        const EXAMPLE: &str = "http://127.0.0.1:4318";
+        let endpoint = if self.text(OF_TRACES).is_some() {
+            self.url(OF_TRACES, EXAMPLE)
+        } else {
+            self.text(OF_ALL)?;
+            format!("{}/v1/traces", self.url(OF_ALL, EXAMPLE))
+        };
+        if let Some(other) = self
+            .text("OTEL_EXPORTER_OTLP_PROTOCOL")
+            .filter(|protocol| protocol != "http/protobuf")
+        {
+            self.warnings.push(format!(
+                "OTEL_EXPORTER_OTLP_PROTOCOL is {other:?}; traces are sent as http/protobuf"
+            ));
+        }
+        let headers = self
+            .credential("OTEL_EXPORTER_OTLP_HEADERS")
+            .unwrap_or_default();
+        let headers = headers
+            .split(',')
+            .filter(|header| !header.trim().is_empty());
+        let headers: Option<Vec<_>> = headers
+            .map(|header| {
+                let (name, value) = header.split_once('=')?;
+                let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
+                Some((name.trim().to_owned(), value.into_owned().into()))
+            })
+            .collect();
+        if headers.is_none() {
+            self.problems
+                .push("OTEL_EXPORTER_OTLP_HEADERS is not of the form name=value,name=value".into());
+        }
+        Some(TraceOptions {
+            endpoint,
+            headers: headers.unwrap_or_default(),
+            service: self
+                .text("OTEL_SERVICE_NAME")
+                .unwrap_or_else(|| "elaoms".into()),
+        })
     }
 
     /// A PostgreSQL URL holds a password: like other secrets it may be in a file.

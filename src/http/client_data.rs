@@ -11,14 +11,18 @@ use bytes::Buf;
 use futures_util::Stream;
 use serde::Deserialize;
 use tokio::time::timeout;
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use super::error::{self, ApiError, Response};
 use super::{Shared, body};
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::AgentId;
 use crate::domain::personalization::{Recognition, personalize, personalize_single_tier};
+use crate::domain::trace_context::TraceContext;
 use crate::log_events;
-use crate::metric_definitions::RingOutcome;
+use crate::metric_definitions::{Label, RingOutcome};
+use crate::telemetry::traces::{self, step};
 
 /// What ElevenLabs sends; `called_number`, `call_sid` and others are not needed.
 #[derive(Deserialize)]
@@ -33,6 +37,7 @@ struct Request<'a> {
 pub(super) async fn answer<S, B>(
     shared: &Shared,
     body: S,
+    trace: Option<&str>,
     started: Instant,
 ) -> Result<Response, ApiError>
 where
@@ -46,7 +51,11 @@ where
     let caller_id = request.caller_id.as_deref().unwrap_or_default();
     let caller = shared.state.caller_rules.caller(caller_id).ok();
 
-    let (outcome, answer) = ring(shared, caller.as_ref(), &agent).await;
+    let span = step!("client-data", %agent, outcome = Empty);
+    traces::go_on(&span, trace.and_then(TraceContext::parse).as_ref());
+    let ring = ring(shared, caller.as_ref(), &agent).instrument(span.clone());
+    let (outcome, answer) = ring.await;
+    span.record("outcome", outcome.as_str());
     shared
         .state
         .metrics

@@ -12,6 +12,7 @@ use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::Shared;
 use super::bodies::{Body, Full, Holding, Missed};
@@ -21,8 +22,10 @@ use super::peers::Peer;
 use super::signature::{SignatureError, Verifier};
 use crate::actors::{Delivery, Receipt, Recording};
 use crate::domain::envelope::EnvelopeSplitter;
+use crate::domain::trace_context::TraceContext;
 use crate::metric_definitions::Dropped;
 use crate::store::StoreError;
+use crate::telemetry::traces::{self, step};
 
 /// How long a whole body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(120);
@@ -66,11 +69,20 @@ impl From<Full> for ApiError {
     }
 }
 
+/// What the headers of an event say.
+pub(super) struct Headers<'a> {
+    /// `ElevenLabs-Signature`
+    pub signature: Option<&'a str>,
+    /// `Content-Length`
+    pub length: Option<usize>,
+    /// `traceparent`
+    pub trace: Option<&'a str>,
+}
+
 pub(super) async fn receive<S, B>(
     shared: &Shared,
     client: Option<&Client>,
-    signature: Option<&str>,
-    length: Option<usize>,
+    headers: Headers<'_>,
     body: S,
 ) -> Result<Response, ApiError>
 where
@@ -84,17 +96,20 @@ where
     let mut body = Box::pin(body);
     let delivery = async {
         let now = Timestamp::now();
-        let verifier = Verifier::new(signature, shared.state.post_call_key.values(), now)
+        let verifier = Verifier::new(headers.signature, shared.state.post_call_key.values(), now)
             .inspect_err(|error| tracing::warn!(%error, "post-call webhook refused"))?;
         let limit = shared.state.max_body;
-        if length.is_some_and(|length| length > limit) {
+        if headers.length.is_some_and(|length| length > limit) {
             return Err(ApiError::TooLarge { limit });
         }
         read(shared, client, &place, verifier, body.as_mut(), now).await
     };
     match delivery.await {
         Ok(delivery) => {
-            let receipt = shared.state.inbox.take(delivery).await;
+            // Only of whom has shown a key: nobody else fills the traces.
+            let span = step!("post-call received");
+            traces::go_on(&span, headers.trace.and_then(TraceContext::parse).as_ref());
+            let receipt = shared.state.inbox.take(delivery).instrument(span).await;
             Ok(answer(&receipt.map_err(|e| not_stored(&e))?))
         }
         Err(error) => {

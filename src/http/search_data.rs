@@ -17,8 +17,10 @@ use crate::domain::caller_id::CallerId;
 use crate::domain::caller_rules::CallerRules;
 use crate::domain::ids::AgentId;
 use crate::domain::memory::Memory;
+use crate::domain::trace_context::TraceContext;
 use crate::metric_definitions::SearchOutcome;
 use crate::store::StoreError;
+use crate::telemetry::traces;
 
 /// After this long a search gets the empty answer: somebody is on the line.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -151,6 +153,7 @@ impl Answer {
 pub(super) async fn answer<S, B>(
     shared: &Shared,
     body: S,
+    trace: Option<&str>,
     started: Instant,
 ) -> Result<Response, ApiError>
 where
@@ -168,6 +171,7 @@ where
         agent = %query.agent,
         caller = shown.as_ref().map(tracing::field::display),
     );
+    traces::go_on(&span, trace.and_then(TraceContext::parse).as_ref());
     let (outcome, answer) = search(shared, &query).instrument(span).await;
     shared
         .state

@@ -14,6 +14,7 @@ use crate::domain::call_event::EventKey;
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::{AgentId, ConversationId};
 use crate::domain::profile::CallOrder;
+use crate::domain::trace_context::TraceContext;
 
 /// Longest pause before something in the ledger is tried again. What is put off
 /// for longer has its time from a clock that was set back since, and is due.
@@ -60,6 +61,8 @@ pub struct NewEvent {
     pub greeting_wanted: bool,
     /// When it was received.
     pub received_at: Timestamp,
+    /// The trace of its receipt, with which the work on it goes on.
+    pub trace: Option<TraceContext>,
     /// The body as received.
     pub payload: Vec<u8>,
 }
@@ -111,6 +114,8 @@ pub struct InboxEvent {
     pub received_at: Timestamp,
     /// Since when its greeting is due; `None` before it was learned.
     pub greet_since: Option<Timestamp>,
+    /// The trace of its receipt.
+    pub trace: Option<TraceContext>,
     /// How large its body is, in bytes.
     pub payload_bytes: usize,
 }

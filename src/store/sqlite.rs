@@ -63,6 +63,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sqlite/migrations/0003_memories.sql"),
     include_str!("sqlite/migrations/0004_sources.sql"),
     include_str!("sqlite/migrations/0005_privacy.sql"),
+    include_str!("sqlite/migrations/0006_traces.sql"),
 ];
 
 /// An open database. Cheap to clone.

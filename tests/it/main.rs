@@ -35,6 +35,7 @@ mod proxies;
 mod service;
 mod store_contract;
 mod tools;
+mod traces;
 mod trust;
 mod unit;
 mod upstreams;

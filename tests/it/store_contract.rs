@@ -13,6 +13,7 @@ use elaoms::domain::memory::{Memory, MemoryKind};
 use elaoms::domain::name::{CallerName, Correction, Evidence, NameSource, Naming};
 use elaoms::domain::profile::{CallOrder, ConversationState};
 use elaoms::domain::tiers::NewGreeting;
+use elaoms::domain::trace_context::TraceContext;
 use elaoms::store::{
     Accepted, AuditEntry, Clock, Decision, ErasedMemory, EventId, InboxEvent, KnownCalls,
     LONGEST_PAUSE, Ledger, MemoryStore, NewEvent, PostgresDatabase, PostgresLedger,
@@ -365,16 +366,20 @@ fn event(id: &str, who: Option<&str>, with: &str, second: i64) -> NewEvent {
         started_at: at(second),
         greeting_wanted: true,
         received_at: at(0),
+        trace: trace(),
         payload: id.as_bytes().to_vec(),
     }
 }
 
+fn trace() -> Option<TraceContext> {
+    TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+}
+
 async fn claim(ledger: &dyn Ledger, stage: Stage, second: i64) -> Vec<InboxEvent> {
-    ledger
-        .claim(stage, at(second), 100, Vec::new())
-        .await
-        .unwrap()
-        .events
+    let claimed = ledger.claim(stage, at(second), 100, Vec::new()).await;
+    let events = claimed.unwrap().events;
+    assert!(events.iter().all(|event| event.trace == trace()));
+    events
 }
 
 fn ids(events: &[InboxEvent]) -> Vec<&str> {

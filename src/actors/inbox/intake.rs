@@ -16,6 +16,7 @@ use crate::domain::ids::ConversationId;
 use crate::domain::standing::Standing;
 use crate::metric_definitions::Metrics;
 use crate::store::{Accepted, Archive, AudioSpool, NewEvent, Register, Result};
+use crate::telemetry::traces;
 
 /// Audio is written to disk in portions of this size, in bytes.
 const AUDIO_PORTION: usize = 256 * 1024;
@@ -272,6 +273,7 @@ impl Inbox {
             greeting_wanted: self.intake.greetings && call_ref.is_some_and(Call::caller_spoke),
             key,
             received_at,
+            trace: traces::current(),
             payload,
         });
         let accepted = accepted.await?;

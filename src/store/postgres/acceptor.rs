@@ -230,6 +230,7 @@ struct Rows<'a> {
     received_at: Vec<i64>,
     payloads: Vec<&'a [u8]>,
     slots: Vec<Option<i32>>,
+    traces: Vec<Option<String>>,
 }
 
 impl<'a> Rows<'a> {
@@ -255,6 +256,7 @@ impl<'a> Rows<'a> {
         });
         self.received_at.push(millis(event.received_at));
         self.payloads.push(&event.payload);
+        self.traces.push(event.trace.map(|trace| trace.to_string()));
         let caller = event.caller.as_ref();
         self.slots.push(caller.map(|caller| slot(caller.as_str())));
     }
@@ -267,14 +269,14 @@ impl<'a> Rows<'a> {
         // In this order, so that numbers grow with arrival.
         let inserted: Vec<(String, i64)> = sqlx::query_as(
             concat!("INSERT INTO inbox (event_key, kind, conversation_id, agent, caller, slot, started_at,
-                 greeting_wanted, stage, state, run_at, received_at, payload)
+                 greeting_wanted, stage, state, run_at, received_at, payload, trace)
              SELECT event_key, kind, conversation_id, agent, caller, slot, started_at, greeting_wanted, stage, state,
                  -- The clock of an instance that is fast delays nothing.
-                 least(received_at, ", clock!(), "), received_at, payload
+                 least(received_at, ", clock!(), "), received_at, payload, trace
              FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bool[],
-                 $8::text[], $9::text[], $10::bigint[], $11::bytea[], $12::int[]) WITH ORDINALITY
+                 $8::text[], $9::text[], $10::bigint[], $11::bytea[], $12::int[], $13::text[]) WITH ORDINALITY
                  AS e (event_key, kind, conversation_id, agent, caller, started_at, greeting_wanted, stage, state,
-                     received_at, payload, slot, place)
+                     received_at, payload, slot, trace, place)
              ORDER BY place
              ON CONFLICT (event_key) DO NOTHING
              RETURNING event_key, id"),
@@ -291,6 +293,7 @@ impl<'a> Rows<'a> {
         .bind(self.received_at)
         .bind(self.payloads)
         .bind(self.slots)
+        .bind(self.traces)
         .fetch_all(db)
         .await?;
         Ok(inserted.into_iter().collect())

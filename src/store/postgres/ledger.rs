@@ -21,6 +21,7 @@ use crate::domain::agent_profile::AgentProfile;
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::{AgentId, ConversationId};
 use crate::domain::profile::CallOrder;
+use crate::domain::trace_context::TraceContext;
 use crate::store::{
     Accepted, Claim, Claimed, DeadLetter, ErasedEvents, EventId, Fleet, InboxEvent, InboxStats,
     KnownCalls, LONGEST_PAUSE, Ledger, NewEvent, Result, Settled, Settlement, Stage, StoreError,
@@ -51,7 +52,7 @@ macro_rules! now {
 macro_rules! event_columns {
     () => {
         "id, kind, conversation_id, agent, caller, started_at, attempts, crashes, unusable, run_at, received_at, \
-         greet_since, fence, length(payload)::bigint AS payload_bytes"
+         greet_since, fence, trace, length(payload)::bigint AS payload_bytes"
     };
 }
 
@@ -461,6 +462,7 @@ fn inbox_event(row: &PgRow, stage: Stage) -> Result<InboxEvent> {
     let caller: Option<&str> = row.try_get("caller")?;
     let payload_bytes: Option<i64> = row.try_get("payload_bytes")?;
     let greet_since: Option<i64> = row.try_get("greet_since")?;
+    let trace: Option<&str> = row.try_get("trace")?;
     Ok(InboxEvent {
         id: EventId(id),
         stage,
@@ -478,6 +480,7 @@ fn inbox_event(row: &PgRow, stage: Stage) -> Result<InboxEvent> {
         greet_since: greet_since
             .map(|_| rows::time(row, "greet_since"))
             .transpose()?,
+        trace: trace.and_then(TraceContext::parse),
         payload_bytes: usize::try_from(payload_bytes.unwrap_or_default())
             .map_err(|_| unreadable("payload"))?,
     })

@@ -8,7 +8,10 @@ use super::connections::Connections;
 use crate::store::{Result, StoreError};
 
 /// Schema versions in order.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_initial.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_initial.sql"),
+    include_str!("migrations/0002_traces.sql"),
+];
 /// The key of the lock under which one instance at a time migrates.
 const LOCK: i64 = 0x0065_6c61_6f6d_7301;
 

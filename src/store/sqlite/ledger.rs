@@ -20,6 +20,7 @@ use crate::domain::agent_profile::AgentProfile;
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::{AgentId, ConversationId};
 use crate::domain::profile::CallOrder;
+use crate::domain::trace_context::TraceContext;
 use crate::store::{
     Accepted, Claim, Claimed, DeadLetter, ErasedEvents, EventId, InboxEvent, InboxStats,
     KnownCalls, LONGEST_PAUSE, Ledger, NewEvent, Result, Settled, Settlement, Stage, StoreError,
@@ -307,7 +308,7 @@ fn accept(db: &Connection, event: &NewEvent) -> Result<Accepted> {
     let inserted = db
         .prepare_cached(
             "INSERT INTO inbox (event_key, kind, conversation_id, agent, caller, started_at,
-                 greeting_wanted, stage, state, run_at, received_at, payload)
+                 greeting_wanted, stage, state, run_at, received_at, payload, trace)
              VALUES (:event_key, :kind, :conversation, :agent, :caller, :started_at, :greeting,
                  -- Without a caller there is nothing to learn.
                  CASE WHEN :caller IS NULL THEN 'archive' ELSE 'learn' END,
@@ -316,7 +317,7 @@ fn accept(db: &Connection, event: &NewEvent) -> Result<Accepted> {
                      SELECT 1 FROM inbox WHERE caller = :caller AND stage = 'learn'
                          AND state IN ('queued', 'ready'))
                  THEN 'queued' ELSE 'ready' END,
-                 :received_at, :received_at, :payload)
+                 :received_at, :received_at, :payload, :trace)
              ON CONFLICT (event_key) DO NOTHING",
         )?
         .execute(named_params! {
@@ -329,6 +330,7 @@ fn accept(db: &Connection, event: &NewEvent) -> Result<Accepted> {
             ":greeting": event.greeting_wanted,
             ":received_at": millis(event.received_at),
             ":payload": event.payload,
+            ":trace": event.trace.map(|trace| trace.to_string()),
         })?;
     Ok(if inserted == 1 {
         Accepted::New(EventId(db.last_insert_rowid()))
@@ -364,7 +366,7 @@ fn claim(
     let mut claimed = Claimed::default();
     for id in due.into_iter().filter(|id| !busy.contains(id)).take(limit) {
         let sql = "SELECT id, kind, conversation_id, agent, caller, started_at, attempts, crashes,
-                       unusable, received_at, greet_since, length(payload) AS payload_bytes
+                       unusable, received_at, greet_since, trace, length(payload) AS payload_bytes
                    FROM inbox WHERE id = ?1";
         let event = first(db, sql, [id.0], |row| inbox_event(row, stage));
         match event {
@@ -392,6 +394,7 @@ fn inbox_event(row: &Row<'_>, stage: Stage) -> Result<InboxEvent> {
     let id: i64 = row.get("id")?;
     let caller: Option<String> = row.get("caller")?;
     let payload_bytes: Option<i64> = row.get("payload_bytes")?;
+    let trace: Option<String> = row.get("trace")?;
     Ok(InboxEvent {
         id: EventId(id),
         stage,
@@ -407,6 +410,7 @@ fn inbox_event(row: &Row<'_>, stage: Stage) -> Result<InboxEvent> {
         unusable: row.get("unusable")?,
         received_at: rows::time(row, "received_at")?,
         greet_since: rows::time(row, "greet_since").ok(),
+        trace: trace.as_deref().and_then(TraceContext::parse),
         payload_bytes: usize::try_from(payload_bytes.unwrap_or_default())
             .map_err(|_| unreadable("payload"))?,
     })
