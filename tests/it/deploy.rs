@@ -92,6 +92,38 @@ fn every_selector_finds_the_pods() {
 }
 
 #[test]
+fn the_fleet_mounts_what_there_is_and_sets_what_is_known() {
+    let known = settings();
+    for file in ["deploy/compose.yaml", "deploy/fleet/compose.yaml"] {
+        let compose: Value = serde_saphyr::from_str(&read(file)).unwrap();
+        let volumes = compose["volumes"].as_object().unwrap();
+        let folder = repository().join(file).parent().unwrap().to_owned();
+        let mut mounts = 0;
+        for (name, service) in compose["services"].as_object().unwrap() {
+            for mount in service["volumes"].as_array().into_iter().flatten() {
+                let source = mount.as_str().unwrap().split(':').next().unwrap();
+                let is_there = if source.starts_with('.') {
+                    folder.join(source).exists()
+                } else {
+                    volumes.contains_key(source)
+                };
+                assert!(is_there, "{file}: {name} mounts {source}");
+                mounts += 1;
+            }
+            if name.starts_with("elaoms") {
+                let environment = service["environment"].as_object().unwrap();
+                assert!(environment.len() > 5, "{environment:?}");
+                for setting in environment.keys() {
+                    assert!(known.contains(setting), "{setting} is no setting");
+                }
+                assert_eq!(service["build"]["dockerfile"], "deploy/Dockerfile");
+            }
+        }
+        assert!(mounts > 6, "{file}");
+    }
+}
+
+#[test]
 fn the_image_gets_what_the_build_reads() {
     let image = read("deploy/Dockerfile");
     let ignored = read(".dockerignore");

@@ -1,6 +1,7 @@
 //! Several instances on one PostgreSQL: what one has committed the others know,
 //! and whatever happens to them, each call is learned once, in its order.
 
+use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -12,7 +13,7 @@ use tokio::process::Command;
 use tokio::time::sleep;
 
 use crate::payloads::{CallBody, call};
-use crate::postgres::{Pooler, Postgres};
+use crate::postgres::{Pooler, Postgres, url_at};
 use crate::service::{AGENT, CALLER, OTHER_AGENT, OTHER_CALLER, Service, until};
 
 /// The ring's deadline, and what a busy test machine may add to it.
@@ -266,6 +267,51 @@ async fn while_the_database_is_away_or_hangs_rings_get_defaults_and_nothing_is_l
     service.wait_for_greeting(CALLER, AGENT, "tulips").await;
     assert_eq!(service.caller(CALLER).await["total_interactions"], 2);
     settle(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failover_everything_acknowledged_is_there_and_the_fleet_goes_on() {
+    let Some(mut primary) = Postgres::start().await else {
+        return;
+    };
+    primary.database("fleet").await;
+    let standby = primary.standby().await;
+    // What a name is elsewhere: it leads to the primary, whichever that is.
+    let name = tempfile::tempdir().unwrap();
+    let place = name.path().join("primary");
+    symlink(primary.folder(), &place).unwrap();
+    let url = url_at(&place, "fleet");
+    let [a, b] = instances(&url).await;
+    let said = call("conv_1", AGENT, CALLER).caller("My name is Nora. I like roses.");
+    a.end_call(&said).await;
+    a.wait_for_greeting(CALLER, AGENT, "roses").await;
+    // Acknowledged a moment before the primary is lost.
+    let next = call("conv_2", AGENT, CALLER)
+        .caller("I like tulips.")
+        .later(60);
+    b.end_call(&next).await;
+    primary.stop().await;
+    for service in [&a, &b] {
+        let ring = service.ring(CALLER, AGENT).await;
+        assert_eq!(ring["dynamic_variables"], json!({}));
+    }
+    standby.promote().await;
+    std::fs::remove_file(&place).unwrap();
+    symlink(standby.folder(), &place).unwrap();
+    for service in [&a, &b] {
+        service.wait_for_greeting(CALLER, AGENT, "tulips").await;
+    }
+    let last = call("conv_3", AGENT, CALLER)
+        .caller("I like asters.")
+        .later(120);
+    until("a call to be taken", async || {
+        let answer = a.post_call(last.body()).send().await;
+        answer.unwrap().status() == 200
+    })
+    .await;
+    b.wait_for_greeting(CALLER, AGENT, "asters").await;
+    assert_eq!(b.caller(CALLER).await["total_interactions"], 3);
+    settle(&standby).await;
 }
 
 /// What happens to the fleet while calls end.

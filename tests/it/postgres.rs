@@ -47,8 +47,47 @@ impl Postgres {
 
     pub fn url(&self, database: &str) -> String {
         // A socket of its own: ports are given to other tests meanwhile.
-        let folder = self.folder.path().display();
-        format!("postgres://elaoms@localhost/{database}?host={folder}")
+        url_at(self.folder.path(), database)
+    }
+
+    /// Where its socket is.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Another server that follows this one, which from now on acknowledges
+    /// nothing that the other does not have.
+    pub async fn standby(&self) -> Self {
+        let folder = folder_of_the_user().await;
+        let mut copy = as_user(&program("pg_basebackup").unwrap());
+        copy.args([
+            "--username=elaoms",
+            "--checkpoint=fast",
+            "--write-recovery-conf",
+        ])
+        .arg(format!("--host={}", self.folder.path().display()))
+        .arg("--pgdata")
+        .arg(folder.path().join("data"));
+        succeeded(&copy.output().await.unwrap());
+        let child = spawn(folder.path());
+        let standby = Self { folder, child };
+        standby.wait().await;
+        self.run("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            .await;
+        self.run("SELECT pg_reload_conf()").await;
+        until("the standby to follow", async || {
+            let sql = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+            self.query("postgres", sql).await == "1"
+        })
+        .await;
+        standby
+    }
+
+    /// Makes a standby the primary.
+    pub async fn promote(&self) {
+        self.run("ALTER SYSTEM SET synchronous_standby_names = ''")
+            .await;
+        self.run("SELECT pg_promote()").await;
     }
 
     /// Ends the server as a crash would.
@@ -156,6 +195,14 @@ async fn folder_of_the_user() -> TempDir {
         chown(folder.path(), id("-u").await, id("-g").await).unwrap();
     }
     folder
+}
+
+/// The URL of a database on the server with its socket in this folder.
+pub fn url_at(folder: &Path, database: &str) -> String {
+    format!(
+        "postgres://elaoms@localhost/{database}?host={}",
+        folder.display()
+    )
 }
 
 fn succeeded(output: &Output) {

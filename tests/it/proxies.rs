@@ -13,6 +13,7 @@ use tokio::process::{Child, Command};
 
 use crate::observability::{free_port, repository};
 use crate::payloads::call;
+use crate::postgres::Postgres;
 use crate::service::{AGENT, CALLER, Service, until};
 use crate::tools;
 
@@ -70,7 +71,8 @@ impl Drop for Proxy {
     }
 }
 
-async fn start(program: &str, folder: TempDir, port: u16, arguments: &[&str]) -> Proxy {
+async fn start(program: &str, folder: TempDir, base: &str, arguments: &[&str]) -> Proxy {
+    let port: u16 = base.rsplit(':').next().unwrap().parse().unwrap();
     let log = std::fs::File::create(folder.path().join("log")).unwrap();
     let child = Command::new(program)
         .args(arguments)
@@ -88,7 +90,7 @@ async fn start(program: &str, folder: TempDir, port: u16, arguments: &[&str]) ->
     };
     let client = client(port, Ipv4Addr::LOCALHOST);
     until(&format!("{program} to answer"), async || {
-        let health = client.get(format!("https://localhost:{port}/health"));
+        let health = client.get(format!("{base}/health"));
         health.send().await.is_ok_and(|r| r.status() == 200)
     })
     .await;
@@ -157,6 +159,78 @@ async fn passes_the_webhooks(mut service: Service, proxy: Proxy) {
     assert_eq!(refused.unwrap().status(), 413);
 }
 
+async fn nginx(folder: TempDir, base: &str, site: &str) -> Proxy {
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path {kind};\n"))
+        .concat();
+    let config = format!(
+        "daemon off;\nmaster_process off;\npid nginx.pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\n{temporary}{site}}}\n"
+    );
+    std::fs::write(folder.path().join("nginx.conf"), config).unwrap();
+    let prefix = folder.path().display().to_string();
+    let arguments = ["-p", &prefix, "-e", "stderr", "-c", "nginx.conf"];
+    start("nginx", folder, base, &arguments).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nginx_before_a_fleet_leaves_out_who_is_gone() {
+    if !tools::installed(tools::NGINX) {
+        return;
+    }
+    let Some(server) = Postgres::start().await else {
+        return;
+    };
+    let url = server.database("fleet").await;
+    let settings = [("DATABASE_URL", &*url), ("TRUSTED_PROXIES", "127.0.0.1")];
+    let mut service = Service::start_with(&settings).await;
+    let mut other = Service::start_with(&settings).await;
+    let address = |service: &Service| service.base.strip_prefix("http://").unwrap().to_owned();
+    let port = free_port();
+    let site = edited(
+        "fleet/nginx.conf",
+        &[
+            ("listen 8080", format!("listen 127.0.0.1:{port}")),
+            ("elaoms-1:8000", address(&service)),
+            ("elaoms-2:8000", address(&other)),
+        ],
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let base = format!("http://localhost:{port}");
+    let proxy = nginx(folder, &base, &site).await;
+    service.base = base;
+    service.http = client(proxy.port, Ipv4Addr::LOCALHOST);
+    let end = async |n: i64| {
+        let said = call(&format!("conv_{n}"), AGENT, CALLER)
+            .caller(&format!("My name is Nora. This is call {n}."))
+            .later(60 * n);
+        service.end_call(&said).await;
+    };
+    let knows = async |n: i64| {
+        let greeting = service.greeting(CALLER, AGENT).await;
+        greeting.is_some_and(|greeting| greeting.contains(&format!("call {n}")))
+    };
+    for n in 0..4 {
+        end(n).await;
+    }
+    until("both to know the newest", async || {
+        knows(3).await && knows(3).await
+    })
+    .await;
+    other.kill().await;
+    // Whoever is sent to it hears the other one.
+    for _ in 0..20 {
+        assert!(knows(3).await);
+    }
+    for n in 4..8 {
+        end(n).await;
+    }
+    until("the newest to be learned", async || knows(7).await).await;
+    other.respawn().await;
+    for _ in 0..20 {
+        assert!(knows(7).await);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nginx_passes_the_webhooks() {
     if !tools::installed(tools::NGINX) {
@@ -187,16 +261,8 @@ async fn nginx_passes_the_webhooks() {
             ("client_max_body_size 64m", "client_max_body_size 4m".into()),
         ],
     );
-    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|kind| format!("{kind}_temp_path {kind};\n"))
-        .concat();
-    let config = format!(
-        "daemon off;\nmaster_process off;\npid nginx.pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\n{temporary}{site}}}\n"
-    );
-    std::fs::write(folder.path().join("nginx.conf"), config).unwrap();
-    let prefix = folder.path().display().to_string();
-    let arguments = ["-p", &prefix, "-e", "stderr", "-c", "nginx.conf"];
-    let proxy = start("nginx", folder, port, &arguments).await;
+    let base = format!("https://localhost:{port}");
+    let proxy = nginx(folder, &base, &site).await;
     passes_the_webhooks(service, proxy).await;
 }
 
@@ -229,6 +295,7 @@ async fn caddy_passes_the_webhooks() {
     );
     std::fs::write(folder.path().join("Caddyfile"), config).unwrap();
     let arguments = ["run", "--config", "Caddyfile", "--adapter", "caddyfile"];
-    let proxy = start("caddy", folder, port, &arguments).await;
+    let base = format!("https://localhost:{port}");
+    let proxy = start("caddy", folder, &base, &arguments).await;
     passes_the_webhooks(service, proxy).await;
 }
