@@ -11,7 +11,14 @@ FUZZ_OUT = $(or $(CARGO_TARGET_DIR),fuzz/target)
 # An S3-compatible server for the tests.
 MOTO = target/moto
 
-.PHONY: test crash-test tools dashboards demo bench fuzz
+# What a release is made of.
+DIST = target/dist
+STATIC = $(shell uname -m)-unknown-linux-musl
+CARGO_TOOLS = target/cargo-tools
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+PACKAGE = elaoms-$(VERSION)-$(shell uname -m)-linux
+
+.PHONY: test crash-test tools dashboards demo bench dist fuzz
 
 # Everything the tests need beyond cargo; apt-get is used only for what is missing.
 tools:
@@ -55,6 +62,31 @@ demo:
 # leaves out what is not about PostgreSQL.
 bench: tools
 	cargo bench --locked --bench ratios -- $(BENCH)
+
+# A static binary, a Debian package of it, what both are made of (CycloneDX), and
+# checksums: target/dist.
+dist:
+	@missing=; command -v musl-gcc >/dev/null || missing="$$missing musl-tools"; \
+	command -v dpkg-deb >/dev/null || missing="$$missing dpkg"; \
+	if [ -n "$$missing" ]; then \
+		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq $$missing; \
+	fi
+	rustup target add $(STATIC)
+	cargo install --quiet --locked --root $(CARGO_TOOLS) cargo-deb@3.8.0 cargo-cyclonedx@0.5.9
+	CC_$(subst -,_,$(STATIC))=musl-gcc cargo build --release --locked --target $(STATIC) --bin elaoms
+	rm -rf $(DIST) && mkdir -p $(DIST)/$(PACKAGE)
+	$(CARGO_TOOLS)/bin/cargo-deb --no-build --no-strip --locked --target $(STATIC) --output $(DIST)/
+	$(CARGO_TOOLS)/bin/cargo-cyclonedx cyclonedx --quiet --format json --target $(STATIC) --override-filename $(PACKAGE).cdx
+	sed 's|file://$(CURDIR)|file://.|g' $(PACKAGE).cdx.json > $(DIST)/$(PACKAGE).cdx.json && rm $(PACKAGE).cdx.json
+	cp target/$(STATIC)/release/elaoms $(DIST)/$(PACKAGE)/
+	@# Nothing that is not committed: there may be secrets beside it.
+	git archive HEAD .env.example README.md ARCHITECTURE.md SECURITY.md LICENSE deploy prometheus.yml \
+		grafana/RUNBOOK.md grafana/dashboards grafana/provisioning grafana/rules | tar -x -C $(DIST)/$(PACKAGE)
+	tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$$(git log -1 --format=%ct)" \
+		-C $(DIST) -cf - $(PACKAGE) | gzip -n > $(DIST)/$(PACKAGE).tar.gz
+	rm -r $(DIST)/$(PACKAGE)
+	cd $(DIST) && sha256sum * > SHA256SUMS
 
 # What strangers send, against the rules in fuzz/src/properties.rs. An input
 # that breaks one is kept in fuzz/corpus, where `cargo test` tries it again.

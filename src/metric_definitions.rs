@@ -92,6 +92,8 @@ pub struct Metrics {
     pub refused_claims: Counter,
     /// `elaoms_database_busy_connections{pool}`
     pub busy_connections: Family<Pool, Gauge>,
+    /// `elaoms_database_replication_lag_seconds`
+    pub replication_lag: Gauge,
     /// `elaoms_storage_free_bytes`
     pub storage_free: Gauge,
     /// `elaoms_storage_size_bytes`
@@ -218,6 +220,7 @@ impl Metrics {
             busy_connections: Family::new(|p: Pool| {
                 unset(gauge!("elaoms_database_busy_connections", "pool" => p.as_str()))
             }),
+            replication_lag: unset(gauge!("elaoms_database_replication_lag_seconds")),
             storage_free: unset(gauge!("elaoms_storage_free_bytes")),
             storage_size: unset(gauge!("elaoms_storage_size_bytes")),
             actor_restarts: Family::new(restarts),
@@ -331,7 +334,12 @@ fn describe() {
     );
     describe_gauge!(
         "elaoms_database_busy_connections",
-        "Connections to PostgreSQL in use: 8 for rings and searches, 16 for everything else."
+        "Connections to PostgreSQL in use, of 8 for rings and searches and 16 for work; the 4 that take events in are not counted."
+    );
+    describe_gauge!(
+        "elaoms_database_replication_lag_seconds",
+        s,
+        "How far PostgreSQL's furthest standby is behind; 0 without one, or where the user may not see it."
     );
     let b = Unit::Bytes;
     describe_gauge!(

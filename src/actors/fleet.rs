@@ -62,6 +62,7 @@ impl FleetWatch {
             taken_over,
             refused,
             busy_connections,
+            replication_lag,
         } = self.ledger.fleet().await?;
         self.size.0.store(instances, Ordering::Relaxed);
         self.metrics.instances.set(f64::from(instances));
@@ -70,6 +71,8 @@ impl FleetWatch {
         for (pool, busy) in [Pool::Rings, Pool::Work].into_iter().zip(busy_connections) {
             self.metrics.busy_connections.get(pool).set(f64::from(busy));
         }
+        let lag = replication_lag.as_secs_f64();
+        self.metrics.replication_lag.set(lag);
         self.directory.catch_up().await?;
         let newest = agents.values().copied().max().unwrap_or_default();
         let changed = self.ledger.agents_since(newest).await?;

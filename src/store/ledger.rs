@@ -268,6 +268,9 @@ pub struct Fleet {
     pub refused: u64,
     /// Connections to the database in use: for rings, and for everything else.
     pub busy_connections: [u32; 2],
+    /// How far the standby that is furthest behind is behind the database; zero
+    /// without one, or where the user may not see it (`pg_monitor`).
+    pub replication_lag: Duration,
 }
 
 impl Default for Fleet {
@@ -278,6 +281,7 @@ impl Default for Fleet {
             taken_over: 0,
             refused: 0,
             busy_connections: [0; 2],
+            replication_lag: Duration::ZERO,
         }
     }
 }

@@ -17,7 +17,10 @@ fn the_unit_is_valid_and_exposes_little() {
     let unit = folder.path().join("elaoms.service");
     let text = std::fs::read_to_string("deploy/elaoms.service").unwrap();
     // The program is not installed here.
-    let text = text.replace("/usr/local/bin/elaoms", env!("CARGO_BIN_EXE_elaoms"));
+    let text = text.replace(
+        "ExecStart=elaoms",
+        concat!("ExecStart=", env!("CARGO_BIN_EXE_elaoms")),
+    );
     std::fs::write(&unit, text).unwrap();
     let analyze = |arguments: &[&str]| {
         let output = Command::new("systemd-analyze")

@@ -69,8 +69,9 @@ impl Instance {
     }
 
     pub async fn fleet(&self, database: &PostgresDatabase) -> Result<Fleet> {
-        let instances: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM instances WHERE alive_until > clock_timestamp()",
+        let (instances, lag): (i64, Option<f64>) = sqlx::query_as(
+            "SELECT (SELECT count(*) FROM instances WHERE alive_until > clock_timestamp()),
+                 (SELECT extract(epoch FROM max(replay_lag))::float8 FROM pg_stat_replication)",
         )
         .fetch_one(&database.work)
         .await?;
@@ -79,6 +80,8 @@ impl Instance {
             instances: u32::try_from(instances).unwrap_or(u32::MAX).max(1),
             taken_over: self.taken_over.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
+            replication_lag: Duration::try_from_secs_f64(lag.unwrap_or_default())
+                .unwrap_or_default(),
             busy_connections: [database.rings.busy(), database.work.busy()],
         })
     }
