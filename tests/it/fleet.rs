@@ -2,6 +2,7 @@
 //! and whatever happens to them, each call is learned once, in its order.
 
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -13,7 +14,7 @@ use tokio::process::Command;
 use tokio::time::sleep;
 
 use crate::payloads::{CallBody, call};
-use crate::postgres::{Pooler, Postgres, url_at};
+use crate::postgres::{Pooler, Postgres, TLS_ADDRESS, certificate, url_at};
 use crate::service::{AGENT, CALLER, OTHER_AGENT, OTHER_CALLER, Service, until};
 
 /// The ring's deadline, and what a busy test machine may add to it.
@@ -267,6 +268,36 @@ async fn while_the_database_is_away_or_hangs_rings_get_defaults_and_nothing_is_l
     service.wait_for_greeting(CALLER, AGENT, "tulips").await;
     assert_eq!(service.caller(CALLER).await["total_interactions"], 2);
     settle(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_insists_on_tls_has_to_show_the_right_certificate() {
+    let Some(mut server) = Postgres::start().await else {
+        return;
+    };
+    server.database("fleet").await;
+    let own = server.offer_tls().await;
+    let url = |certificate: &Path| {
+        let certificate = certificate.display();
+        format!(
+            "postgres://elaoms@{TLS_ADDRESS}/fleet?sslmode=verify-full&sslrootcert={certificate}"
+        )
+    };
+    let [mut service] = instances(&url(&own)).await;
+    let said = call("conv_1", AGENT, CALLER).caller("I like roses.");
+    service.end_call(&said).await;
+    service.wait_for_greeting(CALLER, AGENT, "roses").await;
+    let encrypted = "SELECT count(*) > 0 FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+                     WHERE ssl AND application_name = 'elaoms'";
+    assert_eq!(server.query("fleet", encrypted).await, "t");
+    service.terminate().await;
+    // Another authority.
+    let foreign = tempfile::tempdir().unwrap();
+    certificate(foreign.path()).await;
+    service.set("DATABASE_URL", &url(&foreign.path().join("ca.crt")));
+    let (status, text) = service.run(&["check", "memory"]).await;
+    assert_eq!(status, 1);
+    assert!(text.contains("TLS certificate is not accepted"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

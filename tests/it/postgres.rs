@@ -1,6 +1,8 @@
 //! A PostgreSQL server of a test's own, thrown away with it.
 
-use std::os::unix::fs::chown;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
@@ -12,6 +14,8 @@ use crate::tools;
 
 /// Where Debian keeps the programs of each version.
 const DEBIAN: &str = "/usr/lib/postgresql";
+/// Nobody else's server listens there.
+pub const TLS_ADDRESS: &str = "127.0.7.1";
 /// Whom the server runs as where we are root, which it refuses.
 const USER: &str = "postgres";
 
@@ -33,6 +37,9 @@ impl Postgres {
             .args(["--auth=trust", "--username=elaoms", "--no-sync", "-D"])
             .arg(&data);
         succeeded(&initdb.output().await.unwrap());
+        let settings = data.join("postgresql.auto.conf");
+        let mut settings = OpenOptions::new().append(true).open(settings).unwrap();
+        writeln!(settings, "listen_addresses = ''").unwrap();
         let child = spawn(folder.path());
         let server = Self { folder, child };
         server.wait().await;
@@ -48,6 +55,20 @@ impl Postgres {
     pub fn url(&self, database: &str) -> String {
         // A socket of its own: ports are given to other tests meanwhile.
         url_at(self.folder.path(), database)
+    }
+
+    /// From now on it also listens at [`TLS_ADDRESS`], for those who insist on
+    /// TLS. The certificate of the authority that vouches for it.
+    pub async fn offer_tls(&mut self) -> PathBuf {
+        certificate(&self.folder.path().join("data")).await;
+        self.run("ALTER SYSTEM SET ssl = on").await;
+        let listen = format!("ALTER SYSTEM SET listen_addresses = '{TLS_ADDRESS}'");
+        self.run(&listen).await;
+        self.stop().await;
+        self.start_again().await;
+        let authority = self.folder.path().join("ca.crt");
+        std::fs::copy(self.folder.path().join("data/ca.crt"), &authority).unwrap();
+        authority
     }
 
     /// Where its socket is.
@@ -197,6 +218,24 @@ async fn folder_of_the_user() -> TempDir {
     folder
 }
 
+/// `server.key`, its certificate `server.crt`, and that of the authority,
+/// `ca.crt`, in a folder of the server's user.
+pub async fn certificate(folder: &Path) {
+    let script = format!(
+        "set -e
+         openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=authority -keyout ca.key -out ca.crt
+         openssl req -newkey rsa:2048 -nodes -subj /CN=postgres -keyout server.key -out server.csr
+         echo subjectAltName=IP:{TLS_ADDRESS} > names
+         openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 1 -extfile names -out server.crt"
+    );
+    let mut openssl = Command::new("sh");
+    openssl.args(["-c", &script]).current_dir(folder);
+    succeeded(&openssl.output().await.unwrap());
+    let owner = std::fs::metadata(folder).unwrap();
+    let key = folder.join("server.key");
+    chown(&key, Some(owner.uid()), Some(owner.gid())).unwrap();
+}
+
 /// The URL of a database on the server with its socket in this folder.
 pub fn url_at(folder: &Path, database: &str) -> String {
     format!(
@@ -241,7 +280,6 @@ fn spawn(folder: &Path) -> Child {
     server
         .arg("-D")
         .arg(folder.join("data"))
-        .args(["-c", "listen_addresses="])
         .args(["-c", &sockets, "-c", "max_connections=200"])
         .stdout(Stdio::null())
         .stderr(Stdio::null());
