@@ -406,7 +406,7 @@ async fn whatever_happens_to_instances_and_database_each_call_is_learned_once_in
     let number = |name: &str, or: usize| -> usize {
         std::env::var(name).map_or(or, |text| text.parse().unwrap())
     };
-    let (callers, events) = (number("FLEET_CALLERS", 60), number("FLEET_EVENTS", 900));
+    let (callers, events) = (number("FLEET_CALLERS", 300), number("FLEET_EVENTS", 6_000));
     let seed = number("SEED", 20_261_125) as u64;
     println!("SEED={seed} FLEET_CALLERS={callers} FLEET_EVENTS={events}");
     let mut random = StdRng::seed_from_u64(seed);
