@@ -8,6 +8,8 @@
 //! - What an instance has claimed is its own while it lives, by the database's
 //!   clock. Each claim raises a fence number: an instance that was paused and
 //!   wakes up settles and learns nothing that was taken over meanwhile.
+//! - What is acknowledged is on disk. Learning and settling are not waited for:
+//!   should the database crash, the event is there and is learned again.
 //! - A ring is one statement, on any instance, so it shows what any instance
 //!   has committed.
 
@@ -177,6 +179,11 @@ impl PostgresDatabase {
 
     async fn begin(&self) -> Result<Transaction> {
         Ok(self.work.begin().await?)
+    }
+
+    /// See [`Connections::begin_unflushed`].
+    async fn begin_unflushed(&self) -> Result<Transaction> {
+        Ok(self.work.begin_unflushed().await?)
     }
 
     /// The time of the queue, as a parameter: NULL for the database's own.

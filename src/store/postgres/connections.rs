@@ -47,6 +47,12 @@ macro_rules! of_a_transaction {
     };
 }
 
+macro_rules! unflushed {
+    () => {
+        "SET LOCAL synchronous_commit = off;"
+    };
+}
+
 /// Where the database is.
 #[derive(Clone)]
 pub(super) struct Server {
@@ -102,10 +108,27 @@ impl Connections {
         } else {
             self.pool.begin().await?
         };
-        Ok(Transaction {
+        Ok(self.transaction(inner))
+    }
+
+    /// A transaction whose commit does not wait for the disk: a crash of the
+    /// database may undo it, with whatever was committed after it. For what is
+    /// done again then.
+    pub async fn begin_unflushed(&self) -> sqlx::Result<Transaction> {
+        let begin = if self.through_a_pooler {
+            concat!(limits!(of_a_transaction), unflushed!())
+        } else {
+            concat!("BEGIN;", unflushed!())
+        };
+        let inner = self.pool.begin_with(begin).await?;
+        Ok(self.transaction(inner))
+    }
+
+    fn transaction(&self, inner: sqlx::Transaction<'static, Postgres>) -> Transaction {
+        Transaction {
             inner,
             through_a_pooler: self.through_a_pooler,
-        })
+        }
     }
 
     /// How many are in use.

@@ -27,7 +27,7 @@ pub(super) async fn settle(
     claim: Claim,
     how: &Settlement,
 ) -> Result<Settled> {
-    let mut transaction = database.begin().await?;
+    let mut transaction = database.begin_unflushed().await?;
     let db = &mut transaction;
     // Whose queue it is never changes.
     sqlx::query(
