@@ -26,6 +26,8 @@ const BATCH: usize = 256;
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// How long a body waits that could not be written while others could.
 const POSTPONE: Duration = LONGEST_PAUSE;
+/// Batches in a row after which an event that is alone is put off, too.
+const TRIES: u32 = 5;
 /// How long the lane leaves a volume alone that takes nothing.
 const PAUSE: Backoff = Backoff {
     base: Duration::from_millis(500),
@@ -132,10 +134,11 @@ impl ArchiverActor {
     fn batch(&mut self, myself: &ActorRef<Message>, pause: Duration) {
         (self.busy, self.again) = (true, false);
         let (setup, myself) = (self.setup.clone(), myself.clone());
+        let failures = self.failures;
         tokio::spawn(async move {
             tokio::time::sleep(pause).await;
             // A task of its own, so that a panic is heard of.
-            let batch = tokio::spawn(async move { setup.batch().await });
+            let batch = tokio::spawn(async move { setup.batch(failures).await });
             let ended = batch.await.unwrap_or(Batch::Failed);
             let _ = myself.send_message(Message::Ended(ended));
         });
@@ -163,7 +166,8 @@ impl ArchiverActor {
 }
 
 impl Setup {
-    async fn batch(&self) -> Batch {
+    /// `failures`: batches before this one that failed.
+    async fn batch(&self, failures: u32) -> Batch {
         let turn = match self.archive.begin_batch().await {
             Ok(turn) => turn,
             Err(error) => {
@@ -201,34 +205,37 @@ impl Setup {
                 }
             }
         }
-        if written.is_empty() {
-            return Batch::Failed;
-        }
         let ids: Vec<EventId> = written.iter().map(|event| event.id).collect();
-        let later = Timestamp::now() + POSTPONE;
-        let (noted, postponed) = tokio::join!(self.ledger.archived(ids), async {
-            if refused.is_empty() {
-                Ok(())
-            } else {
-                self.ledger.archive_later(refused, later).await
-            }
-        });
-        let gone = match postponed.and(noted) {
-            Ok(gone) => gone,
+        // Those that others show to be at fault themselves; else it is the archive,
+        // but a large one that is alone must not keep the others out for good.
+        let at_fault = !written.is_empty() || (due.len() == 1 && failures >= TRIES);
+        let later = if at_fault { POSTPONE } else { Duration::ZERO };
+        let later = Timestamp::now() + later;
+        let noted = tokio::try_join!(
+            self.ledger.archived(ids),
+            self.ledger.archive_later(refused, later)
+        );
+        let gone = match noted {
+            Ok((written, refused)) => [written, refused].concat(),
             Err(error) => {
                 // What is written is written again, with the same content.
                 tracing::error!(%error, "The inbox cannot be written; events will be archived again");
                 return Batch::Failed;
             }
         };
-        self.remove_erased(&written, &gone).await;
+        // What was refused may be there as well: an answer can be lost.
+        self.remove_erased(&due, &gone).await;
         self.count(&written);
-        Batch::More
+        if written.is_empty() {
+            Batch::Failed
+        } else {
+            Batch::More
+        }
     }
 
     /// Of calls that another instance has erased meanwhile nothing stays.
-    async fn remove_erased(&self, written: &[&Unarchived], gone: &[EventId]) {
-        let erased = written.iter().filter(|event| gone.contains(&event.id));
+    async fn remove_erased(&self, due: &[Unarchived], gone: &[EventId]) {
+        let erased = due.iter().filter(|event| gone.contains(&event.id));
         let erased: Vec<ConversationId> = erased
             .map(|event| event.key.conversation_id.clone())
             .collect();

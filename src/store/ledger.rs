@@ -331,8 +331,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// stay there.
     async fn archived(&self, ids: Vec<EventId>) -> Result<Vec<EventId>>;
 
-    /// The bodies of these events are not archived before `at`.
-    async fn archive_later(&self, ids: Vec<EventId>, at: Timestamp) -> Result<()>;
+    /// The bodies of these events are not archived before `at`. Those that are not
+    /// in the inbox any more.
+    async fn archive_later(&self, ids: Vec<EventId>, at: Timestamp) -> Result<Vec<EventId>>;
 
     /// The state of the inbox.
     async fn stats(&self) -> Result<InboxStats>;

@@ -173,6 +173,7 @@ impl PostgresDatabase {
     /// Gives back what is claimed, and closes the connections.
     pub async fn close(&self) {
         self.instance.leave().await;
+        self.acceptor.close().await;
         self.rings.close().await;
         self.work.close().await;
     }

@@ -15,7 +15,7 @@ use crate::domain::envelope::Envelope;
 use crate::domain::ids::ConversationId;
 use crate::domain::standing::Standing;
 use crate::metric_definitions::Metrics;
-use crate::store::{Accepted, Archive, AudioSpool, NewEvent, Register, Result};
+use crate::store::{Accepted, Archive, AudioSpool, NewEvent, Register, Result, StoreError};
 use crate::telemetry::traces;
 
 /// Audio is written to disk in portions of this size, in bytes.
@@ -129,6 +129,18 @@ impl Recording {
     }
 }
 
+impl Intake {
+    async fn store(&self, recording: Recording, key: &EventKey) -> Result<()> {
+        let stored = recording.store(key).await;
+        // Even if it failed: the answer may be lost, and not the recording.
+        let call = &key.conversation_id;
+        if self.register.is_erased(call).await? {
+            self.archive.remove(vec![call.clone()]).await?;
+        }
+        stored
+    }
+}
+
 impl Inbox {
     /// A place for the audio of a body that is being received.
     #[must_use]
@@ -167,12 +179,12 @@ impl Inbox {
             event if self.is_unwanted(&event).await? => "not kept",
             // Written under its name, a recording sent again replaces itself.
             CallEvent::Audio(_) => {
-                recording.store(&key).await?;
-                let call = &key.conversation_id;
-                if self.intake.register.is_erased(call).await? {
-                    // Erased while it was written.
-                    self.intake.archive.remove(vec![call.clone()]).await?;
-                }
+                // It goes on though the sender may not wait: what was written of a
+                // call that was erased meanwhile has to go.
+                let (intake, key) = (Arc::clone(&self.intake), key.clone());
+                let stored = tokio::spawn(async move { intake.store(recording, &key).await });
+                let gone = |_| StoreError::Unavailable("storing the recording panicked".into());
+                stored.await.map_err(gone)??;
                 "archived"
             }
             CallEvent::Transcription(_) | CallEvent::InitiationFailure(_) => {

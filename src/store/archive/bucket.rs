@@ -14,38 +14,44 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::path::Path;
-use object_store::{
-    ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig, WriteMultipart, client::HttpError,
-};
+use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig, client::HttpError};
 use rustc_hash::FxHashSet;
 use secrecy::{ExposeSecret, SecretString};
 use tempfile::TempPath;
 use tokio::io::AsyncReadExt;
 use tokio::sync::{Mutex, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use super::incoming::{AudioSpool, Incoming, create_file};
 use super::{
     ArchiveFiles, BatchTurn, OPERATION_TIMEOUT, Removed, blocking, decode, file_name, is_stem,
+    unavailable as unreadable,
 };
 use crate::domain::call_event::EventKey;
 use crate::domain::ids::ConversationId;
 use crate::store::{Result, StoreError, call_mark};
 
-/// Longest wait for one request.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
+/// Longest wait for one request: long enough for a part on a slow line.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Requests at a time for bodies.
 const UPLOADS: usize = 16;
 /// Recordings on their way at a time: each holds some parts in memory.
 const RECORDINGS: usize = 4;
-/// A recording is sent in parts of this size; S3 takes none under 5 MiB.
-const PART: usize = 8 << 20;
+/// What is larger is sent in parts of this size; S3 takes none under 5 MiB.
+const PART: usize = 5 << 20;
+/// What a line must do at the least, in bytes a second: it gives a large file
+/// more time.
+const SLOWEST: u64 = 1 << 20;
+/// Longest wait for a place among the recordings under way.
+const PLACE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait for going through all names of the bucket.
 const LISTING_TIMEOUT: Duration = Duration::from_secs(600);
-/// Most files that expire in one go.
-const EXPIRY_PORTION: usize = 10_000;
+/// How long old files are looked for in one go.
+const EXPIRY_PORTION: Duration = Duration::from_secs(60);
+/// Files that are removed with one request.
+const DELETED_AT_ONCE: usize = 1_000;
 /// How long a successful check counts: each is paid for.
 const CHECKED: Duration = Duration::from_secs(30);
 /// What a check writes: no conversation has such a name.
@@ -74,9 +80,11 @@ impl BucketOptions {
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let is_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
         let prefix = prefix.trim_matches('/');
-        let is_usable = !bucket.is_empty()
-            && bucket.chars().all(is_name)
-            && prefix.chars().all(|c| is_name(c) || c == '/');
+        let is_folder = |name: &str| {
+            !name.is_empty() && name != "." && name != ".." && name.chars().all(is_name)
+        };
+        let is_usable =
+            is_folder(bucket) && (prefix.is_empty() || prefix.split('/').all(is_folder));
         is_usable.then(|| (bucket.to_owned(), prefix.to_owned()))
     }
 
@@ -99,6 +107,36 @@ pub(super) struct Bucket {
     recordings: Semaphore,
     /// When a check has succeeded last.
     checked: Mutex<Option<Instant>>,
+    expiry: Mutex<Expiry>,
+}
+
+/// How far old files are looked for: a large bucket takes many goes.
+#[derive(Debug, Default)]
+struct Expiry {
+    /// Up to this name.
+    after: Option<Path>,
+    /// All were gone through, for those before this time.
+    ended: Option<SystemTime>,
+}
+
+/// What is sent to the bucket.
+enum Source {
+    Bytes(Bytes),
+    File(tokio::fs::File),
+}
+
+impl Source {
+    /// The next bytes, as many as [`PART`] unless they are the last.
+    async fn next(&mut self) -> std::io::Result<Bytes> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes.split_to(PART.min(bytes.len()))),
+            Self::File(file) => {
+                let mut part = BytesMut::with_capacity(PART);
+                while part.len() < PART && file.read_buf(&mut part).await? > 0 {}
+                Ok(part.freeze())
+            }
+        }
+    }
 }
 
 impl Bucket {
@@ -139,6 +177,7 @@ impl Bucket {
             incoming,
             recordings: Semaphore::new(RECORDINGS),
             checked: Mutex::new(None),
+            expiry: Mutex::default(),
         })
     }
 
@@ -168,42 +207,46 @@ impl Bucket {
         Ok(gone.len() as u64)
     }
 
-    /// Sends a file in parts.
-    async fn upload(&self, file: &std::path::Path, to: &Path) -> Result<()> {
-        let unreadable =
-            |error: std::io::Error| StoreError::Unavailable(format!("the archive: {error}"));
-        let mut file = tokio::fs::File::open(file).await.map_err(unreadable)?;
-        let mut part = BytesMut::with_capacity(PART);
-        let mut parts = None;
-        loop {
-            while part.len() < PART && file.read_buf(&mut part).await.map_err(unreadable)? > 0 {}
-            let is_last = part.len() < PART;
-            let bytes = std::mem::replace(&mut part, BytesMut::with_capacity(PART)).freeze();
-            let upload = match (&mut parts, is_last) {
-                (None, true) => {
-                    self.files
-                        .put(to, bytes.into())
-                        .await
-                        .map_err(unavailable)?;
-                    return Ok(());
-                }
-                (Some(upload), _) => upload,
-                (none, false) => {
-                    let begun = self.files.put_multipart(to).await.map_err(unavailable)?;
-                    none.insert(WriteMultipart::new_with_chunk_size(begun, PART))
-                }
-            };
-            upload.wait_for_capacity(1).await.map_err(unavailable)?;
-            upload.put(bytes);
-            if is_last {
-                break;
-            }
-        }
-        if let Some(upload) = parts {
-            upload.finish().await.map_err(unavailable)?;
-        }
-        Ok(())
+    /// Sends something under this name, within a time that grows with its size.
+    async fn upload(&self, source: Source, length: u64, to: Path) -> Result<()> {
+        let time = OPERATION_TIMEOUT + Duration::from_secs(length / SLOWEST);
+        let files = Arc::clone(&self.files);
+        // In a task of its own: whoever asked may be gone before it is ended
+        // properly.
+        let sent = tokio::spawn(async move { send(&files, source, &to, time).await });
+        let gone = |_| StoreError::Unavailable("the archive: a write panicked".into());
+        sent.await.map_err(gone)?
     }
+}
+
+async fn send(files: &AmazonS3, mut source: Source, to: &Path, time: Duration) -> Result<()> {
+    let end = tokio::time::Instant::now() + time;
+    let first = source.next().await.map_err(unreadable)?;
+    if first.len() < PART {
+        let sent = timeout_at(end, files.put(to, first.into())).await;
+        return sent.map_err(|_| late())?.map(drop).map_err(unavailable);
+    }
+    let begun = timeout_at(end, files.put_multipart(to)).await;
+    let mut upload = begun.map_err(|_| late())?.map_err(unavailable)?;
+    let parts = async {
+        let mut part = first;
+        while !part.is_empty() {
+            let next = source.next();
+            let (sent, next) = tokio::join!(upload.put_part(part.into()), next);
+            sent.map_err(unavailable)?;
+            part = next.map_err(unreadable)?;
+        }
+        upload.complete().await.map(drop).map_err(unavailable)
+    };
+    let sent = timeout_at(end, parts).await.map_err(|_| late()).flatten();
+    if sent.is_err() {
+        // Parts of an upload that is given up would stay for good, unseen.
+        let aborted = timeout(OPERATION_TIMEOUT, upload.abort()).await;
+        if !matches!(aborted, Ok(Ok(()))) {
+            tracing::warn!("Parts of an upload to the bucket of the archive may be left there");
+        }
+    }
+    sent
 }
 
 #[async_trait]
@@ -219,12 +262,9 @@ impl ArchiveFiles for Bucket {
     ) -> Result<Vec<Result<()>>> {
         let written = stream::iter(bodies)
             .map(async |(key, body)| {
-                let path = self.path_of(&key);
-                in_time(async {
-                    let stored = self.files.put(&path, body.into()).await;
-                    stored.map(drop).map_err(unavailable)
-                })
-                .await
+                let length = body.len() as u64;
+                self.upload(Source::Bytes(body), length, self.path_of(&key))
+                    .await
             })
             .buffered(UPLOADS)
             .collect()
@@ -246,20 +286,18 @@ impl ArchiveFiles for Bucket {
             }
         })
         .await?;
-        in_time(async {
-            let gone = |_| StoreError::Unavailable("the archive is being closed".into());
-            let _turn = self.recordings.acquire().await.map_err(gone)?;
-            match &decoded {
-                Some(file) => self.upload(file, &path).await,
-                None => {
-                    let raw = path.as_ref().trim_end_matches("mp3");
-                    let spooled = spool.path().to_owned();
-                    self.upload(&spooled, &Path::from(format!("{raw}b64")))
-                        .await
-                }
+        let place = timeout(PLACE_TIMEOUT, self.recordings.acquire()).await;
+        let _place = place.map_err(|_| late())?.map_err(|_| late())?;
+        let (file, path) = match &decoded {
+            Some(decoded) => (&**decoded, path),
+            None => {
+                let raw = path.as_ref().trim_end_matches("mp3");
+                (spool.path(), Path::from(format!("{raw}b64")))
             }
-        })
-        .await
+        };
+        let file = tokio::fs::File::open(file).await.map_err(unreadable)?;
+        let length = file.metadata().await.map_err(unreadable)?.len();
+        self.upload(Source::File(file), length, path).await
     }
 
     async fn remove(&self, conversations: Vec<ConversationId>) -> Result<Removed> {
@@ -312,29 +350,44 @@ impl ArchiveFiles for Bucket {
         Ok(found)
     }
 
-    /// By the age of each file.
+    /// By the age of each file, from where it was left the last time.
     async fn expire(&self, before: SystemTime) -> Result<u64> {
-        let before = Timestamp::try_from(before)
+        let mut expiry = self.expiry.lock().await;
+        if expiry.ended == Some(before) {
+            return Ok(0);
+        }
+        let oldest = Timestamp::try_from(before)
             .unwrap_or(Timestamp::MIN)
             .as_second();
         let prefix = Path::from(self.options.prefix.as_str());
-        let old = async {
-            self.files
-                .list(Some(&prefix))
-                .try_filter(|file| {
-                    let is_old = file.last_modified.timestamp() < before;
-                    std::future::ready(is_old && self.stem(&file.location).is_some())
-                })
-                .map_ok(|file| file.location)
-                .take(EXPIRY_PORTION)
-                .try_collect()
-                .await
-                .map_err(unavailable)
+        let mut last = expiry.after.take();
+        let mut files = match &last {
+            Some(after) => self.files.list_with_offset(Some(&prefix), after),
+            None => self.files.list(Some(&prefix)),
         };
-        let old = timeout(LISTING_TIMEOUT, old).await.map_err(|_| late())??;
-        timeout(LISTING_TIMEOUT, self.delete(old))
-            .await
-            .map_err(|_| late())?
+        let end = tokio::time::Instant::now() + EXPIRY_PORTION;
+        let (mut old, mut removed) = (Vec::new(), 0);
+        loop {
+            let Ok(next) = timeout_at(end, files.try_next()).await else {
+                break; // The next go goes on from here.
+            };
+            let Some(file) = next.map_err(unavailable)? else {
+                last = None;
+                break;
+            };
+            let is_old = file.last_modified.timestamp() < oldest;
+            last = Some(file.location.clone());
+            if is_old && self.stem(&file.location).is_some() {
+                old.push(file.location);
+            }
+            if old.len() == DELETED_AT_ONCE {
+                removed += in_time(self.delete(std::mem::take(&mut old))).await?;
+            }
+        }
+        removed += in_time(self.delete(old)).await?;
+        expiry.ended = last.is_none().then_some(before);
+        expiry.after = last;
+        Ok(removed)
     }
 
     async fn check_writable(&self) -> Result<()> {
@@ -389,4 +442,30 @@ fn is_unreachable(error: &object_store::Error) -> bool {
         source = error.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_urls_whose_names_come_back_as_they_are_count() {
+        let parsed = |url| BucketOptions::parse(url);
+        let of = |bucket: &str, prefix: &str| Some((bucket.to_owned(), prefix.to_owned()));
+        assert_eq!(parsed("s3://bucket"), of("bucket", ""));
+        assert_eq!(parsed("s3://bucket/"), of("bucket", ""));
+        assert_eq!(parsed("s3://bucket/a/b.c/"), of("bucket", "a/b.c"));
+        for bad in [
+            "s3://",
+            "s3:///a",
+            "s3://bucket/a//b",
+            "s3://bucket/./a",
+            "s3://bucket/a/..",
+            "s3://bucket/a b",
+            "s3://key:secret@bucket/a",
+            "https://bucket/a",
+        ] {
+            assert_eq!(parsed(bad), None, "{bad}");
+        }
+    }
 }

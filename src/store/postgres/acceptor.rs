@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use futures_util::future::join_all;
 use rustc_hash::{FxHashMap, FxHashSet};
 use sqlx::Row;
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -26,16 +25,20 @@ pub(super) const WRITERS: usize = 4;
 /// Tries of a batch that another instance's got in the way of.
 const TRIES: usize = 3;
 
+/// Who waits for what becomes of an event.
+type Reply = oneshot::Sender<Result<Accepted>>;
+
 /// An event, and who waits for it.
 struct Waiting {
     event: NewEvent,
-    reply: oneshot::Sender<Result<Accepted>>,
+    reply: Reply,
 }
 
 /// See the [module](self). Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Acceptor {
     queue: mpsc::Sender<Waiting>,
+    connections: Connections,
 }
 
 impl Acceptor {
@@ -55,7 +58,14 @@ impl Acceptor {
                 }
             });
         }
-        Self { queue }
+        Self {
+            queue,
+            connections: pool,
+        }
+    }
+
+    pub async fn close(&self) {
+        self.connections.close().await;
     }
 
     /// Takes an event. When this returns it is durable.
@@ -88,20 +98,27 @@ async fn next_batch(waiting: &mut mpsc::Receiver<Waiting>) -> Vec<Waiting> {
 async fn take(pool: &Connections, batch: Vec<Waiting>) {
     let (events, replies): (Vec<NewEvent>, Vec<_>) =
         batch.into_iter().map(|w| (w.event, w.reply)).unzip();
-    let taken = match try_all(pool, &events).await {
-        Ok(accepted) => accepted.into_iter().map(Ok).collect(),
-        Err(error) if events.len() == 1 => vec![Err(error)],
-        Err(_) => {
-            // One of them is in trouble, and not the others.
-            let singly = events.chunks(1).map(async |event| {
-                let accepted = try_all(pool, event).await?;
-                accepted.into_iter().next().ok_or(another())
-            });
-            join_all(singly).await
+    take_all(pool, &events, replies).await;
+}
+
+async fn take_all(pool: &Connections, events: &[NewEvent], mut replies: Vec<Reply>) {
+    match try_all(pool, events).await {
+        Ok(accepted) => {
+            for (reply, accepted) in replies.into_iter().zip(accepted) {
+                let _ = reply.send(Ok(accepted));
+            }
         }
-    };
-    for (reply, accepted) in replies.into_iter().zip(taken) {
-        let _ = reply.send(accepted);
+        Err(Trouble::OfAnEvent(_)) if events.len() > 1 => {
+            let middle = events.len() / 2;
+            let second = replies.split_off(middle);
+            Box::pin(take_all(pool, &events[..middle], replies)).await;
+            Box::pin(take_all(pool, &events[middle..], second)).await;
+        }
+        Err(Trouble::OfAnEvent(error) | Trouble::OfAll(error)) => {
+            for reply in replies {
+                let _ = reply.send(Err(error.clone()));
+            }
+        }
     }
 }
 
@@ -109,14 +126,52 @@ fn another() -> StoreError {
     StoreError::Unavailable("another instance took the same event".into())
 }
 
-async fn try_all(pool: &Connections, events: &[NewEvent]) -> Result<Vec<Accepted>> {
+/// Why a batch was not taken.
+enum Trouble {
+    /// One of the events is to blame, and not the others.
+    OfAnEvent(StoreError),
+    /// The database is.
+    OfAll(StoreError),
+}
+
+impl From<sqlx::Error> for Trouble {
+    fn from(error: sqlx::Error) -> Self {
+        // Classes of SQLSTATE: data exception, integrity constraint violation,
+        // rollback after a deadlock, program limit exceeded, a lock of one caller
+        // that does not come.
+        let of_an_event = error
+            .as_database_error()
+            .and_then(|error| error.code())
+            .is_some_and(|code| {
+                ["22", "23", "40", "54", "55"]
+                    .iter()
+                    .any(|class| code.starts_with(class))
+            });
+        if of_an_event {
+            Self::OfAnEvent(error.into())
+        } else {
+            Self::OfAll(error.into())
+        }
+    }
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::OfAll(error)
+    }
+}
+
+async fn try_all(
+    pool: &Connections,
+    events: &[NewEvent],
+) -> std::result::Result<Vec<Accepted>, Trouble> {
     for _ in 0..TRIES {
         // Otherwise another batch had one of the events, which is seen next time.
         if let Some(accepted) = accept_all(pool, events).await? {
             return Ok(accepted);
         }
     }
-    Err(another())
+    Err(Trouble::OfAnEvent(another()))
 }
 
 /// What is there already of a batch.
@@ -133,7 +188,10 @@ struct Known {
 }
 
 /// `None` if one of the events came in under our hands.
-async fn accept_all(pool: &Connections, events: &[NewEvent]) -> Result<Option<Vec<Accepted>>> {
+async fn accept_all(
+    pool: &Connections,
+    events: &[NewEvent],
+) -> std::result::Result<Option<Vec<Accepted>>, Trouble> {
     let mut transaction = pool.begin().await?;
     let db = &mut transaction;
     let keys: Vec<String> = events.iter().map(|e| e.key.unique()).collect();
@@ -182,7 +240,7 @@ async fn look(
     keys: &[String],
     events: &[NewEvent],
     callers: &[&str],
-) -> Result<Known> {
+) -> sqlx::Result<Known> {
     let marks: Vec<String> = events
         .iter()
         .map(|e| call_mark(&e.key.conversation_id))
@@ -262,7 +320,7 @@ impl<'a> Rows<'a> {
     }
 
     /// The number of each row that was inserted, with its key.
-    async fn insert(self, db: &mut Transaction) -> Result<FxHashMap<String, i64>> {
+    async fn insert(self, db: &mut Transaction) -> sqlx::Result<FxHashMap<String, i64>> {
         if self.keys.is_empty() {
             return Ok(FxHashMap::default());
         }

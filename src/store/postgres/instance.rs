@@ -6,14 +6,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::distr::{Alphanumeric, SampleString};
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::PostgresDatabase;
 use super::connections::Connections;
-use crate::store::{Fleet, Result};
+use crate::store::{Fleet, Result, StoreError};
 
 /// How often an instance says that it lives.
 const BEAT: Duration = Duration::from_secs(2);
+/// Longest wait for that: a pooler may have no connection to the database.
+const LONGEST_BEAT: Duration = Duration::from_secs(4);
 /// How long it is believed to live after that, in seconds: several beats, so
 /// that one that is lost does not matter.
 const LIFE: f64 = 10.0;
@@ -116,7 +119,13 @@ impl Life {
         let mut steady_since = Instant::now();
         loop {
             tokio::time::sleep(BEAT).await;
-            if let Err(error) = beat(&self.voice, &self.id).await {
+            let beat = timeout(LONGEST_BEAT, beat(&self.voice, &self.id)).await;
+            let late = |_| {
+                Err(StoreError::Unavailable(
+                    "PostgreSQL does not answer in time".into(),
+                ))
+            };
+            if let Err(error) = beat.unwrap_or_else(late) {
                 tracing::error!(%error, "This instance cannot say that it lives");
                 steady_since = Instant::now();
                 continue;

@@ -261,21 +261,26 @@ impl Ledger for PostgresLedger {
         Ok(gone.collect())
     }
 
-    async fn archive_later(&self, ids: Vec<EventId>, at: Timestamp) -> Result<()> {
+    async fn archive_later(&self, ids: Vec<EventId>, at: Timestamp) -> Result<Vec<EventId>> {
+        if ids.is_empty() {
+            return Ok(ids);
+        }
         let (given, delay) = self.0.later(at);
-        sqlx::query(concat!(
+        let there: Vec<i64> = sqlx::query_scalar(concat!(
             "UPDATE inbox SET archiver = NULL, archive_at =
                  coalesce($2, ",
             clock!(),
             " + $3)
-             WHERE id = ANY($1)"
+             WHERE id IN (SELECT id FROM inbox WHERE id = ANY($1) ORDER BY id FOR UPDATE)
+             RETURNING id"
         ))
         .bind(numbers(&ids))
         .bind(given)
         .bind(delay)
-        .execute(&self.0.work)
+        .fetch_all(&self.0.work)
         .await?;
-        Ok(())
+        let gone = ids.into_iter().filter(|id| !there.contains(&id.0));
+        Ok(gone.collect())
     }
 
     async fn stats(&self) -> Result<InboxStats> {

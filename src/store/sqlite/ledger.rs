@@ -124,15 +124,18 @@ impl Ledger for SqliteLedger {
             .await
     }
 
-    async fn archive_later(&self, ids: Vec<EventId>, at: Timestamp) -> Result<()> {
+    async fn archive_later(&self, ids: Vec<EventId>, at: Timestamp) -> Result<Vec<EventId>> {
         self.0
             .write(move |db| {
                 let mut update =
                     db.prepare_cached("UPDATE inbox SET archive_at = ?2 WHERE id = ?1")?;
+                let mut gone = Vec::new();
                 for id in ids {
-                    update.execute([id.0, millis(at)])?;
+                    if update.execute([id.0, millis(at)])? == 0 {
+                        gone.push(id);
+                    }
                 }
-                Ok(())
+                Ok(gone)
             })
             .await
     }
