@@ -92,6 +92,8 @@ pub struct Metrics {
     pub refused_claims: Counter,
     /// `elaoms_database_busy_connections{pool}`
     pub busy_connections: Family<Pool, Gauge>,
+    /// `elaoms_database_standbys`
+    pub standbys: Gauge,
     /// `elaoms_database_replication_lag_seconds`
     pub replication_lag: Gauge,
     /// `elaoms_storage_free_bytes`
@@ -220,6 +222,7 @@ impl Metrics {
             busy_connections: Family::new(|p: Pool| {
                 unset(gauge!("elaoms_database_busy_connections", "pool" => p.as_str()))
             }),
+            standbys: unset(gauge!("elaoms_database_standbys")),
             replication_lag: unset(gauge!("elaoms_database_replication_lag_seconds")),
             storage_free: unset(gauge!("elaoms_storage_free_bytes")),
             storage_size: unset(gauge!("elaoms_storage_size_bytes")),
@@ -335,6 +338,10 @@ fn describe() {
     describe_gauge!(
         "elaoms_database_busy_connections",
         "Connections to PostgreSQL in use, of 8 for rings and searches and 16 for work; the 4 that take events in are not counted."
+    );
+    describe_gauge!(
+        "elaoms_database_standbys",
+        "Standbys that follow PostgreSQL; 0 where the user may not see them (pg_monitor)."
     );
     describe_gauge!(
         "elaoms_database_replication_lag_seconds",

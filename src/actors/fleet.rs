@@ -62,6 +62,7 @@ impl FleetWatch {
             taken_over,
             refused,
             busy_connections,
+            standbys,
             replication_lag,
         } = self.ledger.fleet().await?;
         self.size.0.store(instances, Ordering::Relaxed);
@@ -72,6 +73,7 @@ impl FleetWatch {
             self.metrics.busy_connections.get(pool).set(f64::from(busy));
         }
         let lag = replication_lag.as_secs_f64();
+        self.metrics.standbys.set(f64::from(standbys));
         self.metrics.replication_lag.set(lag);
         self.directory.catch_up().await?;
         let newest = agents.values().copied().max().unwrap_or_default();

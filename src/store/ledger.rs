@@ -268,6 +268,8 @@ pub struct Fleet {
     pub refused: u64,
     /// Connections to the database in use: for rings, and for everything else.
     pub busy_connections: [u32; 2],
+    /// Standbys that follow the database; zero where the user may not see them.
+    pub standbys: u32,
     /// How far the standby that is furthest behind is behind the database; zero
     /// without one, or where the user may not see it (`pg_monitor`).
     pub replication_lag: Duration,
@@ -281,6 +283,7 @@ impl Default for Fleet {
             taken_over: 0,
             refused: 0,
             busy_connections: [0; 2],
+            standbys: 0,
             replication_lag: Duration::ZERO,
         }
     }

@@ -72,9 +72,11 @@ impl Instance {
     }
 
     pub async fn fleet(&self, database: &PostgresDatabase) -> Result<Fleet> {
-        let (instances, lag): (i64, Option<f64>) = sqlx::query_as(
-            "SELECT (SELECT count(*) FROM instances WHERE alive_until > clock_timestamp()),
-                 (SELECT extract(epoch FROM max(replay_lag))::float8 FROM pg_stat_replication)",
+        // Who may not see a standby sees NULL for what it does.
+        let (instances, standbys, lag): (i64, i64, Option<f64>) = sqlx::query_as(
+            "SELECT (SELECT count(*) FROM instances WHERE alive_until > clock_timestamp()), s.standbys, s.lag
+             FROM (SELECT count(*) AS standbys, extract(epoch FROM max(replay_lag))::float8 AS lag
+                 FROM pg_stat_replication WHERE state = 'streaming') AS s",
         )
         .fetch_one(&database.work)
         .await?;
@@ -83,6 +85,7 @@ impl Instance {
             instances: u32::try_from(instances).unwrap_or(u32::MAX).max(1),
             taken_over: self.taken_over.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
+            standbys: u32::try_from(standbys).unwrap_or(u32::MAX),
             replication_lag: Duration::try_from_secs_f64(lag.unwrap_or_default())
                 .unwrap_or_default(),
             busy_connections: [database.rings.busy(), database.work.busy()],
