@@ -8,8 +8,8 @@
 //! - What an instance has claimed is its own while it lives, by the database's
 //!   clock. Each claim raises a fence number: an instance that was paused and
 //!   wakes up settles and learns nothing that was taken over meanwhile.
-//! - What is acknowledged is on disk. Learning and settling are not waited for:
-//!   should the database crash, the event is there and is learned again.
+//! - What is acknowledged, learned or greeted is on disk. That an event is settled
+//!   need not be: should the database crash, it is found done, and settled again.
 //! - A ring is one statement, on any instance, so it shows what any instance
 //!   has committed.
 

@@ -112,8 +112,8 @@ impl Connections {
     }
 
     /// A transaction whose commit does not wait for the disk: a crash of the
-    /// database may undo it, with whatever was committed after it. For what is
-    /// done again then.
+    /// database may undo it, though whoever committed it lives on. For what is
+    /// found undone, and done again, then.
     pub async fn begin_unflushed(&self) -> sqlx::Result<Transaction> {
         let begin = if self.through_a_pooler {
             concat!(limits!(of_a_transaction), unflushed!())

@@ -91,11 +91,9 @@ impl MemoryStore for PostgresMemoryStore {
     }
 
     async fn learn(&self, learning: &Learning, claim: Option<Claim>) -> Result<Learned> {
-        let mut transaction = match claim {
-            // The event is there, and is learned again.
-            Some(_) => self.0.begin_unflushed().await?,
-            None => self.0.begin().await?,
-        };
+        // Flushed: whoever hears that it is learned settles the event, even if the
+        // database crashes in between.
+        let mut transaction = self.0.begin().await?;
         let learned = self.learn_in(&mut transaction, learning, claim).await?;
         transaction.commit().await?;
         Ok(learned)
