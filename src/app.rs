@@ -87,6 +87,19 @@ impl Parts {
         tokio::spawn(async move {
             tracing::info!("Memories are in {}", described.describe().await);
         });
+        if works {
+            let archive = archive.clone();
+            tokio::spawn(async move {
+                match archive.check_writable().await {
+                    Ok(()) => tracing::info!("Calls are archived in {}", archive.place()),
+                    Err(error) => tracing::error!(
+                        %error,
+                        "Calls cannot be archived in {}; they wait",
+                        archive.place()
+                    ),
+                }
+            });
+        }
         let elevenlabs = services.elevenlabs.clone();
         let openai = services.openai.clone().filter(|_| works);
         let system = ActorSystem::start(SystemOptions {

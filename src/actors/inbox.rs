@@ -25,7 +25,7 @@ use super::pipeline::Pipeline;
 use super::slot::Slot;
 use super::worker::Worker;
 use crate::metric_definitions::Metrics;
-use crate::store::{Claim, Claimed, DeadLetter, EventId, Ledger, Settlement, Stage};
+use crate::store::{Claim, Claimed, DeadLetter, EventId, Ledger, Settlement, Stage, StoreError};
 
 pub(super) use intake::Intake;
 pub use intake::{Delivery, Receipt, Recording};
@@ -36,6 +36,8 @@ const TICK: Duration = Duration::from_millis(500);
 const TICKS_PER_MEASUREMENT: u64 = 4;
 /// Readiness: how long claiming may fail before the inbox counts as stuck.
 const STUCK_AFTER: SignedDuration = SignedDuration::from_secs(15);
+/// Longest wait for a look.
+const LONGEST_LOOK: Duration = Duration::from_secs(10);
 /// Most dead letters listed.
 const MAX_DEAD_LETTERS: usize = 1_000;
 
@@ -232,7 +234,11 @@ impl InboxActor {
         self.claiming.insert(stage, Claiming::Once);
         let (ledger, myself) = (Arc::clone(&self.setup.inbox.ledger), myself.clone());
         tokio::spawn(async move {
-            let claimed = ledger.claim(stage, Timestamp::now(), free, busy).await;
+            // What a claim that came too late has taken is found by the next.
+            let claimed = ledger.claim(stage, Timestamp::now(), free, busy);
+            let claimed = timeout(LONGEST_LOOK, claimed)
+                .await
+                .unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())));
             let _ = myself.send_message(Message::Claimed { stage, claimed });
         });
     }
@@ -244,11 +250,12 @@ impl InboxActor {
         claimed: crate::store::Result<Claimed>,
     ) {
         let again = self.claiming.remove(&stage) == Some(Claiming::Again);
+        // It has looked, even if in vain: no restart brings a database back.
+        let now = Timestamp::now().as_millisecond();
+        self.setup.inbox.last_look.store(now, Ordering::Relaxed);
         match claimed {
             Ok(Claimed { events, unreadable }) => {
                 let inbox = &self.setup.inbox;
-                let now = Timestamp::now().as_millisecond();
-                inbox.last_look.store(now, Ordering::Relaxed);
                 for event in events {
                     if let Some(lease) = inbox.lanes.take(event) {
                         let pipeline = Arc::clone(&self.setup.pipeline);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
+use reqwest::header::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{ConfigError, Environment, SESSION_IDLE, Services};
@@ -276,7 +277,8 @@ impl<'a> Reader<'a> {
             self.url(OF_TRACES, EXAMPLE)
         } else {
             self.text(OF_ALL)?;
-            format!("{}/v1/traces", self.url(OF_ALL, EXAMPLE))
+            let base = self.url(OF_ALL, EXAMPLE);
+            format!("{}/v1/traces", base.trim_end_matches("/v1/traces"))
         };
         if let Some(other) = self
             .text("OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -296,7 +298,9 @@ impl<'a> Reader<'a> {
             .map(|header| {
                 let (name, value) = header.split_once('=')?;
                 let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
-                Some((name.trim().to_owned(), value.into_owned().into()))
+                let name = HeaderName::try_from(name.trim()).ok()?;
+                HeaderValue::try_from(value.as_ref()).ok()?;
+                Some((name.as_str().to_owned(), value.into_owned().into()))
             })
             .collect();
         if headers.is_none() {

@@ -32,9 +32,11 @@ mod rows;
 
 use std::io::ErrorKind;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
+use tokio::time::timeout;
 
 pub use adopt::move_ledger;
 pub use ledger::PostgresLedger;
@@ -49,6 +51,10 @@ use instance::Instance;
 
 /// Connections for rings and searches, on which a caller waits.
 const RING_CONNECTIONS: u32 = 8;
+/// Longest wait for the end of the connections.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for the tables: another instance may be making them.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections for everything else.
 const WORK_CONNECTIONS: u32 = 16;
 /// Connections for taking events in, which must not wait for those that learn.
@@ -85,6 +91,11 @@ impl From<sqlx::Error> for StoreError {
                 let code = error.code().unwrap_or_default().into_owned();
                 Self::Unavailable(match code.as_str() {
                     "3D000" => "PostgreSQL has no such database".into(),
+                    "08P01" | "42P05" | "26000" => {
+                        "PostgreSQL, or a pooler before it, refuses how it is spoken to (a pooler needs \
+                         pool_mode=transaction in the URL)"
+                            .into()
+                    }
                     "28000" | "28P01" => "PostgreSQL refuses the user or the password".into(),
                     _ => format!("PostgreSQL refused a statement (SQLSTATE {code})"),
                 })
@@ -158,7 +169,12 @@ impl PostgresDatabase {
         let server = Server::parse(url)?;
         let rings = server.connections(RING_CONNECTIONS);
         let work = server.connections(WORK_CONNECTIONS);
-        migrations::run(&work).await?;
+        let ready = timeout(OPEN_TIMEOUT, migrations::run(&work)).await;
+        ready.unwrap_or_else(|_| {
+            Err(StoreError::Unavailable(
+                "PostgreSQL, or a pooler before it, does not answer in time".into(),
+            ))
+        })?;
         // What it says must not wait for anything else.
         let instance = Instance::start(server.connections(1), work.clone()).await?;
         Ok(Self {
@@ -170,12 +186,18 @@ impl PostgresDatabase {
         })
     }
 
-    /// Gives back what is claimed, and closes the connections.
+    /// Gives back what is claimed, and closes the connections, within a few
+    /// seconds or not at all.
     pub async fn close(&self) {
-        self.instance.leave().await;
-        self.acceptor.close().await;
-        self.rings.close().await;
-        self.work.close().await;
+        let close = async {
+            self.instance.leave().await;
+            self.acceptor.close().await;
+            self.rings.close().await;
+            self.work.close().await;
+        };
+        if timeout(CLOSE_TIMEOUT, close).await.is_err() {
+            tracing::warn!("PostgreSQL does not answer; its connections are dropped");
+        }
     }
 
     async fn begin(&self) -> Result<Transaction> {

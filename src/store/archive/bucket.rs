@@ -215,7 +215,15 @@ impl Bucket {
         // properly.
         let sent = tokio::spawn(async move { send(&files, source, &to, time).await });
         let gone = |_| StoreError::Unavailable("the archive: a write panicked".into());
-        sent.await.map_err(gone)?
+        let sent = sent.await.map_err(gone)?;
+        // The next check does not rest on what was so before. One that is under way
+        // sees for itself.
+        if sent.is_err()
+            && let Ok(mut checked) = self.checked.try_lock()
+        {
+            *checked = None;
+        }
+        sent
     }
 }
 

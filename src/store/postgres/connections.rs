@@ -68,12 +68,13 @@ impl Server {
         let (ours, others): (Vec<&str>, Vec<&str>) =
             parameters.split('&').partition(|p| *p == THROUGH_A_POOLER);
         let options = PgConnectOptions::from_str(&format!("{address}?{}", others.join("&")))?
+            // Poolers know nothing of it, and it is PostgreSQL's own by now.
+            .extra_float_digits(None)
             .application_name("elaoms");
         let through_a_pooler = !ours.is_empty();
         Ok(Self {
             options: if through_a_pooler {
-                // Nor does a pooler pass on whatever a session begins with.
-                options.extra_float_digits(None)
+                options
             } else {
                 options.options(limits!(of_a_session))
             },
