@@ -104,15 +104,15 @@ pub fn init(format: LogFormat, filter: Option<&str>, traces: Option<&TraceOption
         .finish(BufWriter::with_capacity(64 * 1024, std::io::stdout()));
     let wanted = filter.unwrap_or("info");
     // The actor runtime opens a span for each actor, the PostgreSQL client tells
-    // every notice; of no use in our logs.
-    let quiet: String = ["ractor", "sqlx"]
+    // every notice, the exporter of traces each step; of no use in our logs.
+    let quiet: String = ["ractor", "sqlx", "opentelemetry"]
         .into_iter()
         .filter(|module| !wanted.contains(module))
         .map(|module| format!(",{module}=warn"))
         .collect();
     let of_traces = traces::TARGET;
     let filter = EnvFilter::try_new(format!("{wanted}{quiet},{of_traces}=off"))
-        .unwrap_or_else(|_| EnvFilter::new(format!("info,ractor=warn,sqlx=warn,{of_traces}=off")));
+        .unwrap_or_else(|_| EnvFilter::new(format!("info{quiet},{of_traces}=off")));
     let builder = tracing_subscriber::fmt::layer().with_writer(writer);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
         LogFormat::Text => builder.with_ansi(false).boxed(),
