@@ -87,7 +87,8 @@ impl Parts {
         tokio::spawn(async move {
             tracing::info!("Memories are in {}", described.describe().await);
         });
-        if works {
+        // A folder has just been opened; a bucket was not asked yet.
+        if works && services.archive.bucket.is_some() {
             let archive = archive.clone();
             tokio::spawn(async move {
                 match archive.check_writable().await {

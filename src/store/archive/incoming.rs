@@ -101,8 +101,7 @@ impl Incoming {
         if !self.is_used {
             return Ok(());
         }
-        // One at a time, so one name will do.
-        let path = self.folder.join("check");
+        let path = self.part();
         blocking(&self.check, move || {
             let written = create_file(&path).and_then(|mut file| file.write_all(b"elaoms"));
             std::fs::remove_file(&path).and(written)
