@@ -115,11 +115,7 @@ impl Archive {
     /// # Errors
     /// If the folder cannot be created or written.
     pub fn open(root: &Path) -> Result<Self> {
-        let incoming = Arc::new(Incoming::open(root)?);
-        Ok(Self::new(
-            Folder::new(root, Arc::clone(&incoming)),
-            incoming,
-        ))
+        Ok(Self::in_folder(root, Incoming::open(root)?))
     }
 
     /// Opens an archive, perhaps one that other instances use at the same time.
@@ -128,15 +124,15 @@ impl Archive {
     /// As [`Self::open`], or if the bucket's settings cannot be used.
     pub fn open_for(options: &ArchiveOptions, shared: bool) -> Result<Self> {
         let root = &options.folder;
-        let incoming = Arc::new(if shared {
+        let incoming = if shared {
             Incoming::open_shared(root)?
         } else {
             Incoming::open(root)?
-        });
-        Ok(match &options.bucket {
-            Some(bucket) => Self::new(Bucket::new(bucket, Arc::clone(&incoming))?, incoming),
-            None => Self::new(Folder::new(root, Arc::clone(&incoming)), incoming),
-        })
+        };
+        match &options.bucket {
+            Some(bucket) => Self::in_bucket(bucket, incoming),
+            None => Ok(Self::in_folder(root, incoming)),
+        }
     }
 
     /// Opens the archive of a service, for a command of an operator: one that is
@@ -146,11 +142,7 @@ impl Archive {
     /// If there is none, or as [`Self::open_for`].
     pub fn open_existing(options: &ArchiveOptions, shared: bool) -> Result<Self> {
         if let Some(bucket) = &options.bucket {
-            let incoming = Arc::new(Incoming::none(&options.folder));
-            return Ok(Self::new(
-                Bucket::new(bucket, Arc::clone(&incoming))?,
-                incoming,
-            ));
+            return Self::in_bucket(bucket, Incoming::none(&options.folder));
         }
         if !options.folder.is_dir() {
             return Err(StoreError::File(format!(
@@ -159,6 +151,17 @@ impl Archive {
             )));
         }
         Self::open_for(options, shared)
+    }
+
+    fn in_folder(root: &Path, incoming: Incoming) -> Self {
+        let incoming = Arc::new(incoming);
+        Self::new(Folder::new(root, Arc::clone(&incoming)), incoming)
+    }
+
+    fn in_bucket(options: &BucketOptions, incoming: Incoming) -> Result<Self> {
+        let incoming = Arc::new(incoming);
+        let bucket = Bucket::new(options, Arc::clone(&incoming))?;
+        Ok(Self::new(bucket, incoming))
     }
 
     fn new(files: impl ArchiveFiles + 'static, incoming: Arc<Incoming>) -> Self {

@@ -241,12 +241,12 @@ impl PostgresDatabase {
 }
 
 /// Locks callers until the transaction ends.
-async fn lock_callers(db: &mut Transaction, callers: &[&str]) -> Result<()> {
+async fn lock_callers(db: &mut Transaction, callers: &[&str]) -> sqlx::Result<()> {
     let slots: Vec<i32> = callers.iter().map(|caller| slot(caller)).collect();
     lock_slots(db, &slots).await
 }
 
-async fn lock_slots(db: &mut Transaction, slots: &[i32]) -> Result<()> {
+async fn lock_slots(db: &mut Transaction, slots: &[i32]) -> sqlx::Result<()> {
     // In one order, so that no two transactions wait for each other.
     sqlx::query("SELECT slot FROM caller_locks WHERE slot = ANY($1) ORDER BY slot FOR UPDATE")
         .bind(slots)
@@ -255,7 +255,7 @@ async fn lock_slots(db: &mut Transaction, slots: &[i32]) -> Result<()> {
     Ok(())
 }
 
-async fn lock_caller(db: &mut Transaction, caller: &CallerId) -> Result<()> {
+async fn lock_caller(db: &mut Transaction, caller: &CallerId) -> sqlx::Result<()> {
     lock_callers(db, &[caller.as_str()]).await
 }
 

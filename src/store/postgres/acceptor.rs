@@ -155,12 +155,6 @@ impl From<sqlx::Error> for Trouble {
     }
 }
 
-impl From<StoreError> for Trouble {
-    fn from(error: StoreError) -> Self {
-        Self::OfAll(error)
-    }
-}
-
 async fn try_all(
     pool: &Connections,
     events: &[NewEvent],
