@@ -19,7 +19,6 @@ use super::{Shared, body};
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::AgentId;
 use crate::domain::personalization::{Recognition, personalize, personalize_single_tier};
-use crate::domain::trace_context::TraceContext;
 use crate::log_events;
 use crate::metric_definitions::{Label, RingOutcome};
 use crate::telemetry::traces::{self, step};
@@ -52,7 +51,7 @@ where
     let caller = shared.state.caller_rules.caller(caller_id).ok();
 
     let span = step!("client-data", %agent, outcome = Empty);
-    traces::go_on(&span, trace.and_then(TraceContext::parse).as_ref());
+    traces::go_on_from(&span, trace);
     let ring = ring(shared, caller.as_ref(), &agent).instrument(span.clone());
     let (outcome, answer) = ring.await;
     span.record("outcome", outcome.as_str());

@@ -22,7 +22,6 @@ use super::peers::Peer;
 use super::signature::{SignatureError, Verifier};
 use crate::actors::{Delivery, Receipt, Recording};
 use crate::domain::envelope::EnvelopeSplitter;
-use crate::domain::trace_context::TraceContext;
 use crate::metric_definitions::Dropped;
 use crate::store::StoreError;
 use crate::telemetry::traces::{self, step};
@@ -108,7 +107,7 @@ where
         Ok(delivery) => {
             // Only of whom has shown a key: nobody else fills the traces.
             let span = step!("post-call received");
-            traces::go_on(&span, headers.trace.and_then(TraceContext::parse).as_ref());
+            traces::go_on_from(&span, headers.trace);
             let receipt = shared.state.inbox.take(delivery).instrument(span).await;
             Ok(answer(&receipt.map_err(|e| not_stored(&e))?))
         }

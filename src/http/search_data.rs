@@ -17,7 +17,6 @@ use crate::domain::caller_id::CallerId;
 use crate::domain::caller_rules::CallerRules;
 use crate::domain::ids::AgentId;
 use crate::domain::memory::Memory;
-use crate::domain::trace_context::TraceContext;
 use crate::metric_definitions::SearchOutcome;
 use crate::store::StoreError;
 use crate::telemetry::traces;
@@ -171,7 +170,7 @@ where
         agent = %query.agent,
         caller = shown.as_ref().map(tracing::field::display),
     );
-    traces::go_on(&span, trace.and_then(TraceContext::parse).as_ref());
+    traces::go_on_from(&span, trace);
     let (outcome, answer) = search(shared, &query).instrument(span).await;
     shared
         .state

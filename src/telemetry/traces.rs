@@ -94,6 +94,14 @@ pub(crate) fn current() -> Option<TraceContext> {
     })
 }
 
+/// As [`go_on`], with the trace that a request's `traceparent` names. For a span that
+/// nobody records the header is not read.
+pub(crate) fn go_on_from(span: &Span, header: Option<&str>) {
+    if !span.is_disabled() {
+        go_on(span, header.and_then(TraceContext::parse).as_ref());
+    }
+}
+
 /// Makes a span, which was not entered yet, go on with a trace.
 pub(crate) fn go_on(span: &Span, with: Option<&TraceContext>) {
     let Some(with) = with.filter(|_| !span.is_disabled()) else {
