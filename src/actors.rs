@@ -19,7 +19,6 @@
 
 mod agent_cache;
 mod archiver;
-mod backoff;
 mod breaker;
 mod callers;
 mod directory;

@@ -20,7 +20,7 @@ use crate::config::{Config, Services};
 use crate::domain::caller_rules::CallerRules;
 use crate::http::{self, AdminState, Connections, Limits, OpsState, PublicState};
 use crate::metric_definitions::Metrics;
-use crate::secrets::AdminKey;
+use crate::secrets::{AdminKey, KeySet, WebhookKeys};
 use crate::store::{
     Archive, Database, MemoryStore, OpenMemoryStore, Register, SqliteDatabase, SqliteRecordIndex,
 };
@@ -138,6 +138,7 @@ impl Parts {
         &self,
         caller_rules: Arc<CallerRules>,
         keys: Vec<AdminKey>,
+        webhook_keys: Option<WebhookKeys>,
     ) -> BoxedFilter<(impl Reply + use<>,)> {
         let system = &self.system;
         http::ops_routes(OpsState {
@@ -150,6 +151,7 @@ impl Parts {
                 register: Arc::clone(&self.register),
                 caller_rules,
                 keys,
+                webhook_keys,
             },
         })
     }
@@ -172,7 +174,7 @@ impl Administration {
     pub async fn start(services: &Services, key: AdminKey) -> Result<Self, AppError> {
         let (listener, ops_addr) = listen(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
         let parts = Parts::build(services, false).await?;
-        let routes = parts.ops_routes(Arc::clone(&services.caller_rules), vec![key]);
+        let routes = parts.ops_routes(Arc::clone(&services.caller_rules), vec![key], None);
         let stop = CancellationToken::new();
         let ops = tokio::spawn(http::serve(listener, routes, stop.clone(), REQUEST_GRACE));
         Ok(Self {
@@ -217,9 +219,15 @@ impl App {
         let (ops_listener, ops_addr) = listen(services.ops_addr).await?;
 
         let parts = Parts::build(&services, true).await?;
+        let keys = WebhookKeys {
+            client_data: KeySet::new(config.client_data_key),
+            search_data: KeySet::new(config.search_data_key),
+            post_call: KeySet::new(config.post_call_key),
+        };
         let ops_routes = parts.ops_routes(
             Arc::clone(&services.caller_rules),
             services.admin_keys.clone(),
+            Some(keys.clone()),
         );
         let Parts {
             system,
@@ -241,9 +249,7 @@ impl App {
             metrics: Arc::clone(&metrics),
             caller_ids: services.caller_ids,
             caller_rules: services.caller_rules,
-            client_data_key: config.client_data_key,
-            search_data_key: config.search_data_key,
-            post_call_key: config.post_call_key,
+            keys: keys.clone(),
             client_data_deadline: services.client_data_deadline,
             max_body: services.max_body,
             connections: limits.connections,

@@ -8,12 +8,15 @@ mod demo;
 mod migrate;
 mod output;
 mod serve;
+mod setup;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::clients::use_our_cryptography;
 use crate::config::{ConfigError, Environment, Services};
 
 /// The exit status for a configuration that cannot be used (`EX_CONFIG`).
@@ -23,6 +26,9 @@ const EXIT_CONFIG: u8 = 78;
 #[derive(Debug, Parser)]
 #[command(version, about, long_about = None)]
 struct Arguments {
+    /// Read settings from this file, not from .env in the working folder.
+    #[arg(long, global = true, value_name = "FILE")]
+    env_file: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -33,6 +39,8 @@ enum Command {
     Serve,
     /// Show what callers would hear, on loopback, without any account.
     Demo(demo::DemoArguments),
+    /// Connect agents at ElevenLabs: webhooks, secrets, search tool.
+    Setup(setup::SetupArguments),
     /// Try the configured services for real.
     Check(check::CheckArguments),
     /// Show, export, correct, erase or link a caller.
@@ -57,6 +65,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     keep_memory_private();
+    use_our_cryptography();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -67,17 +76,19 @@ pub fn run() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let file = arguments.env_file.as_deref();
     let status = runtime.block_on(async {
         match arguments.command.unwrap_or(Command::Serve) {
-            Command::Serve => serve::run().await,
+            Command::Serve => serve::run(file).await,
             Command::Demo(arguments) => demo::run(arguments).await,
-            Command::Check(arguments) => check::run(arguments).await,
-            Command::Caller(arguments) => caller::run(arguments).await,
-            Command::DeadLetters(arguments) => admin::dead_letters(arguments).await,
-            Command::Audit(arguments) => admin::audit(&arguments).await,
-            Command::Migrate(arguments) => migrate::run(arguments).await,
-            Command::Backup(arguments) => backup::back_up(&arguments),
-            Command::Restore(arguments) => backup::restore(&arguments),
+            Command::Setup(arguments) => setup::run(arguments, file).await,
+            Command::Check(arguments) => check::run(arguments, file).await,
+            Command::Caller(arguments) => caller::run(arguments, file).await,
+            Command::DeadLetters(arguments) => admin::dead_letters(arguments, file).await,
+            Command::Audit(arguments) => admin::audit(&arguments, file).await,
+            Command::Migrate(arguments) => migrate::run(arguments, file).await,
+            Command::Backup(arguments) => backup::back_up(&arguments, file),
+            Command::Restore(arguments) => backup::restore(&arguments, file),
         }
     });
     // A thread that waits for a disk that hangs would be waited for for ever.
@@ -100,14 +111,17 @@ fn keep_memory_private() {
 }
 
 /// The environment, read as `settings` does. What is wrong with it is told.
-fn load<T>(settings: impl FnOnce(&Environment) -> Result<T, ConfigError>) -> Result<T, ExitCode> {
-    let env = Environment::load().map_err(|e| refuse_config(&e))?;
+fn load<T>(
+    file: Option<&Path>,
+    settings: impl FnOnce(&Environment) -> Result<T, ConfigError>,
+) -> Result<T, ExitCode> {
+    let env = Environment::load(file).map_err(|e| refuse_config(&e))?;
     settings(&env).map_err(|e| refuse_config(&e))
 }
 
 /// The settings of commands that work on the stores.
-fn services() -> Result<Services, ExitCode> {
-    load(Services::from_env)
+fn services(file: Option<&Path>) -> Result<Services, ExitCode> {
+    load(file, Services::from_env)
 }
 
 /// Says why the configuration cannot be used.

@@ -13,7 +13,10 @@ use jiff::Timestamp;
 use reqwest::Response;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
-pub use elevenlabs::{ElevenLabs, ElevenLabsError};
+pub use elevenlabs::{
+    AssignedAgent, Branch, ConversationPage, ConversationQuery, ElevenLabs, ElevenLabsError,
+    ListedAgent, ListedConversation, NewWebhook, PhoneNumber, StoredSecret, Tool, Webhook,
+};
 pub use openai::{OpenAi, OpenAiAnswer, OpenAiError, OpenAiOptions};
 pub use openmemory::{Added, Generation, OpenMemory, OpenMemoryError, Record};
 
@@ -25,11 +28,23 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// # Errors
 /// If no TLS can be set up.
 fn http_client() -> Result<reqwest::Client, reqwest::Error> {
-    reqwest::Client::builder()
+    client_builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .user_agent(concat!("elaoms/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .build()
+}
+
+/// Begins an HTTP client, for whatever is not one of ours.
+pub fn client_builder() -> reqwest::ClientBuilder {
+    use_our_cryptography();
+    reqwest::Client::builder()
+}
+
+/// Has every TLS connection of the process use the one implementation of
+/// cryptography that is built in. Done more than once, it changes nothing.
+pub fn use_our_cryptography() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 /// `retry-after-ms` (OpenAI) or `retry-after` in seconds or as an HTTP date.

@@ -16,12 +16,13 @@ use secrecy::SecretString;
 use crate::actors::{OpenAiLimits, Retention, SessionOptions};
 use crate::clients::OpenAiOptions;
 use crate::domain::caller_rules::CallerRules;
+use crate::domain::connection::PublicUrl;
 use crate::http::TrustedProxies;
 use crate::secrets::{AdminKey, Secrets};
 use crate::store::{ArchiveOptions, DatabaseUrl};
 use crate::telemetry::{CallerIdFormat, LogFormat, TraceOptions};
 
-pub use environment::Environment;
+pub use environment::{Environment, SETTINGS_FILE};
 use reader::Reader;
 
 /// How long a caller's session stays in memory after the last call.
@@ -63,6 +64,12 @@ pub struct Services {
     pub openai: Option<(OpenAiOptions, OpenAiLimits)>,
     /// `ELEVENLABS_BASE_URL` and `ELEVENLABS_API_KEY`; `None` without the key.
     pub elevenlabs: Option<(String, SecretString)>,
+    /// `PUBLIC_URL`; `None` if it is not known where ElevenLabs reaches the webhooks.
+    pub public_url: Option<PublicUrl>,
+    /// `ELEVENLABS_WEBHOOK_ID`: whose secret `ELEVENLABS_POST_CALL_KEY` is.
+    pub webhook_id: Option<String>,
+    /// `RECONCILE_INTERVAL_MINUTES`; `None` if calls are not looked for that never came.
+    pub reconcile_interval: Option<Duration>,
     /// `AGENT_CACHE_TTL_HOURS`
     pub agent_ttl: Duration,
     /// `CLIENT_DATA_DEADLINE_MS`
@@ -120,6 +127,40 @@ impl Config {
             post_call_key,
             services,
         })
+    }
+}
+
+/// What `elaoms setup` works with.
+pub struct SetupConfig {
+    /// `ELEVENLABS_BASE_URL`
+    pub base_url: String,
+    /// `ELEVENLABS_SETUP_API_KEY`, else `ELEVENLABS_API_KEY`.
+    pub api_key: SecretString,
+    /// `PUBLIC_URL`
+    pub public_url: Option<PublicUrl>,
+    /// `ELEVENLABS_WEBHOOK_ID`
+    pub webhook_id: Option<String>,
+    /// The webhooks' secrets, as far as they are set.
+    pub client_data_key: Secrets,
+    /// See [`Self::client_data_key`].
+    pub search_data_key: Secrets,
+    /// See [`Self::client_data_key`].
+    pub post_call_key: Secrets,
+    /// `OPS_ADDR`
+    pub ops_addr: SocketAddr,
+    /// `ADMIN_KEY`
+    pub admin_keys: Vec<AdminKey>,
+}
+
+impl SetupConfig {
+    /// Reads what `setup` needs.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names every missing or unusable variable at once.
+    pub fn from_env(env: &Environment) -> Result<Self, ConfigError> {
+        let mut reader = Reader::new(env);
+        let setup = reader.setup();
+        reader.finish(setup)
     }
 }
 

@@ -9,6 +9,7 @@ pub mod agent_profile;
 pub mod call_event;
 pub mod caller_id;
 pub mod caller_rules;
+pub mod connection;
 pub mod envelope;
 mod fields;
 pub mod greeting;

@@ -31,7 +31,7 @@ use warp::{Filter, Reply, path};
 use crate::actors::{AgentCache, Directory, Inbox, Sessions};
 use crate::domain::caller_rules::CallerRules;
 use crate::metric_definitions::{Endpoint, Metrics};
-use crate::secrets::Secrets;
+use crate::secrets::{KeySet, WebhookKeys};
 use crate::telemetry::CallerIdFormat;
 
 use bodies::Bodies;
@@ -66,12 +66,8 @@ pub struct PublicState {
     pub caller_ids: CallerIdFormat,
     /// How callers are told.
     pub caller_rules: Arc<CallerRules>,
-    /// `X-Api-Key` of client-data.
-    pub client_data_key: Secrets,
-    /// `X-Api-Key` of search-data.
-    pub search_data_key: Secrets,
-    /// HMAC secret of post-call.
-    pub post_call_key: Secrets,
+    /// What the webhooks are shown.
+    pub keys: WebhookKeys,
     /// After this long a ring gets the defaults.
     pub client_data_deadline: Duration,
     /// Largest post-call body, in bytes.
@@ -116,7 +112,7 @@ pub fn routes(state: PublicState) -> BoxedFilter<(impl Reply,)> {
                    trace: Option<String>,
                    body| {
                 let started = Instant::now();
-                let result = match admit(key.as_deref(), &shared.state.client_data_key, client) {
+                let result = match admit(key.as_deref(), &shared.state.keys.client_data, client) {
                     Ok(()) => client_data::answer(&shared, body, trace.as_deref(), started).await,
                     Err(error) => Err(error),
                 };
@@ -139,7 +135,7 @@ pub fn routes(state: PublicState) -> BoxedFilter<(impl Reply,)> {
                    trace: Option<String>,
                    body| {
                 let started = Instant::now();
-                let result = match admit(key.as_deref(), &shared.state.search_data_key, client) {
+                let result = match admit(key.as_deref(), &shared.state.keys.search_data, client) {
                     Ok(()) => search_data::answer(&shared, body, trace.as_deref(), started).await,
                     Err(error) => Err(error),
                 };
@@ -224,8 +220,8 @@ fn respond(shared: &Shared, endpoint: Endpoint, result: Result<Response, ApiErro
 }
 
 /// Checks an API key in constant time; a good one proves who sent it.
-fn admit(given: Option<&str>, expected: &Secrets, client: Option<Client>) -> Result<(), ApiError> {
-    if expected.contain(given.unwrap_or_default().as_bytes()) {
+fn admit(given: Option<&str>, expected: &KeySet, client: Option<Client>) -> Result<(), ApiError> {
+    if expected.now().contain(given.unwrap_or_default().as_bytes()) {
         if let Some(client) = client {
             client.prove();
         }

@@ -17,8 +17,10 @@
 //!
 //! `ARCHITECTURE.md` tells why.
 
+mod account;
 pub mod actors;
 pub mod app;
+mod backoff;
 pub mod cli;
 pub mod clients;
 pub mod compute;

@@ -2,6 +2,9 @@
 //! be changed without a gap (the new one and the old one, until everybody has
 //! the new one).
 
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
@@ -35,6 +38,53 @@ impl Secrets {
     pub fn contain(&self, given: &[u8]) -> bool {
         self.values()
             .fold(false, |found, value| found | bool::from(given.ct_eq(value)))
+    }
+}
+
+/// What the webhooks are shown, to be let in. Cheap to clone.
+#[derive(Clone)]
+pub struct WebhookKeys {
+    /// `X-Api-Key` of client-data.
+    pub client_data: KeySet,
+    /// `X-Api-Key` of search-data.
+    pub search_data: KeySet,
+    /// HMAC secret of post-call.
+    pub post_call: KeySet,
+}
+
+/// The values of a secret while the service runs: more can become good, so that
+/// one is changed without a restart.
+#[derive(Clone)]
+pub struct KeySet(Arc<ArcSwap<Secrets>>);
+
+impl KeySet {
+    /// Most values at a time: each is tried on what strangers send.
+    const MOST: usize = 8;
+
+    #[must_use]
+    pub fn new(secrets: Secrets) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(secrets)))
+    }
+
+    /// The values that are good now.
+    #[must_use]
+    pub fn now(&self) -> Guard<Arc<Secrets>> {
+        self.0.load()
+    }
+
+    /// Takes another value for good, until the service ends. False if there are too
+    /// many already.
+    #[must_use]
+    pub fn add(&self, value: &SecretString) -> bool {
+        let is_there = |secrets: &Secrets| secrets.contain(value.expose_secret().as_bytes());
+        self.0.rcu(|secrets| {
+            let mut secrets = Secrets::clone(secrets);
+            if !is_there(&secrets) && secrets.0.len() < Self::MOST {
+                secrets.0.push(value.clone());
+            }
+            secrets
+        });
+        is_there(&self.0.load())
     }
 }
 
@@ -94,6 +144,19 @@ mod tests {
         }
         assert!(!Secrets::parse(" , ").contain(b""));
         assert!(!format!("{secrets:?}").contains("new"));
+    }
+
+    #[test]
+    fn a_key_set_takes_more_values_but_not_any_number() {
+        let keys = KeySet::new(Secrets::parse("first"));
+        for i in 1..KeySet::MOST {
+            assert!(keys.add(&format!("value {i}").into()));
+        }
+        assert!(!keys.add(&"one too many".into()));
+        assert!(keys.add(&"value 1".into()), "it is there already");
+        let now = keys.now();
+        assert!(now.contain(b"first") && now.contain(b"value 7"));
+        assert!(!now.contain(b"one too many"));
     }
 
     #[test]

@@ -19,9 +19,9 @@ use rustc_hash::FxHashMap;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
-use super::backoff::Backoff;
 use super::slot::Slot;
 use super::worker::Worker;
+use crate::backoff::Backoff;
 use crate::clients::{ElevenLabs, ElevenLabsError};
 use crate::domain::agent_profile::AgentProfile;
 use crate::domain::ids::AgentId;
@@ -401,7 +401,9 @@ async fn fetch_with_retries(
             result => return result,
         };
         let pause = match error {
-            ElevenLabsError::NotFound | ElevenLabsError::InvalidKey(_) => return Err(error),
+            ElevenLabsError::NotFound
+            | ElevenLabsError::InvalidKey(_)
+            | ElevenLabsError::Forbidden { .. } => return Err(error),
             ElevenLabsError::Status {
                 retry_after: Some(wait),
                 ..

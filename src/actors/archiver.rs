@@ -10,10 +10,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use ractor::{ActorProcessingErr, ActorRef};
 
-use super::backoff::Backoff;
 use super::progress::{Beacon, Watched};
 use super::slot::Slot;
 use super::worker::Worker;
+use crate::backoff::Backoff;
 use crate::domain::ids::ConversationId;
 use crate::metric_definitions::{CallOutcome, Metrics};
 use crate::store::{Archive, EventId, LONGEST_PAUSE, Ledger, Unarchived};

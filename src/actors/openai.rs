@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::slot::Slot;
+use crate::backoff::Backoff;
 use crate::clients::{OpenAi, OpenAiAnswer, OpenAiError};
 use crate::domain::greeting::Greeting;
 use crate::domain::prompt::GreetingPrompt;

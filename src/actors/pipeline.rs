@@ -16,12 +16,12 @@ use jiff::Timestamp;
 use tracing::Instrument;
 
 use super::agent_cache::AgentCache;
-use super::backoff::Backoff;
 use super::directory::Directory;
 use super::lanes::Lease;
 use super::openai::{GreetingFailure, OpenAiClient};
 use super::parsed_calls::ParsedCalls;
 use super::router::{SessionError, Sessions};
+use crate::backoff::Backoff;
 use crate::compute::Compute;
 use crate::domain::agent_profile::AgentProfile;
 use crate::domain::call_event::{self, Call, CallEvent};

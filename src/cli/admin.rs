@@ -2,6 +2,7 @@
 //! there is one, else of one that is started for the command alone.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -49,19 +50,19 @@ enum DeadLetters {
     Discard { id: i64 },
 }
 
-pub(super) async fn dead_letters(arguments: DeadLettersArguments) -> ExitCode {
+pub(super) async fn dead_letters(arguments: DeadLettersArguments, file: Option<&Path>) -> ExitCode {
     let (method, path) = match arguments.what {
         DeadLetters::List => (Method::GET, "dead-letters".to_owned()),
         DeadLetters::Show { id } => (Method::GET, format!("dead-letters/{id}")),
         DeadLetters::Retry { id } => (Method::POST, format!("dead-letters/{id}/retry")),
         DeadLetters::Discard { id } => (Method::DELETE, format!("dead-letters/{id}")),
     };
-    run(Request::new(method, path)).await
+    run(Request::new(method, path), file).await
 }
 
-pub(super) async fn audit(arguments: &AuditArguments) -> ExitCode {
+pub(super) async fn audit(arguments: &AuditArguments, file: Option<&Path>) -> ExitCode {
     let path = format!("audit?limit={}", arguments.limit);
-    run(Request::new(Method::GET, path)).await
+    run(Request::new(Method::GET, path), file).await
 }
 
 /// A request to an admin route.
@@ -101,8 +102,8 @@ impl Request {
 }
 
 /// Makes the request and prints the answer. Status 0 if it was done.
-pub(super) async fn run(request: Request) -> ExitCode {
-    let services = match services() {
+pub(super) async fn run(request: Request, file: Option<&Path>) -> ExitCode {
+    let services = match services(file) {
         Ok(services) => services,
         Err(code) => return code,
     };
@@ -137,32 +138,93 @@ fn complaint(answer: &Value, must_find: bool) -> Option<&'static str> {
 }
 
 async fn make(request: Request, services: &Services) -> Result<Value, String> {
-    let client = Client::builder()
+    let operations = Operations::of(services).await?;
+    let done = operations.send(request).await;
+    operations.close().await;
+    done
+}
+
+/// The admin routes of a service.
+pub(super) struct Operations {
+    client: Client,
+    addr: SocketAddr,
+    key: AdminKey,
+    /// The service, if it was started for the command.
+    own: Option<Administration>,
+}
+
+impl Operations {
+    /// Those of the running service, else of one that is started for the command.
+    pub async fn of(services: &Services) -> Result<Self, String> {
+        let addr = reachable(services.ops_addr);
+        if let Some(running) = Self::of_running(addr, services.admin_keys.first()).await {
+            return running;
+        }
+        let key = AdminKey {
+            // Whom the audit log names.
+            name: format!("command-line:uid={}", rustix::process::getuid().as_raw()),
+            key: Alphanumeric
+                .sample_string(&mut rand::rng(), KEY_LENGTH)
+                .into(),
+        };
+        let own = Administration::start(services, key.clone()).await.map_err(|e| {
+            format!("{e}\nNo service answers at {addr} (OPS_ADDR), so its stores were to be used directly.")
+        })?;
+        Ok(Self {
+            client: client()?,
+            addr: own.ops_addr,
+            key,
+            own: Some(own),
+        })
+    }
+
+    /// Those of the service that runs at this address; `None` if there is none.
+    pub async fn of_running(
+        addr: SocketAddr,
+        key: Option<&AdminKey>,
+    ) -> Option<Result<Self, String>> {
+        let connected = tokio::net::TcpStream::connect(addr);
+        tokio::time::timeout(CONNECT_TIMEOUT, connected)
+            .await
+            .ok()?
+            .ok()?;
+        let key = key.cloned().ok_or_else(|| {
+            format!("a service is running at {addr}; set ADMIN_KEY to its key to talk to it")
+        });
+        Some(key.and_then(|key| {
+            Ok(Self {
+                client: client()?,
+                addr,
+                key,
+                own: None,
+            })
+        }))
+    }
+
+    /// Whether it was started for the command, and does no work.
+    pub fn is_own(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// Makes a request; the answer.
+    pub async fn send(&self, request: Request) -> Result<Value, String> {
+        send(&self.client, self.addr, &self.key, request).await
+    }
+
+    /// Ends a service that was started for the command.
+    pub async fn close(self) {
+        if let Some(own) = self.own {
+            own.stop().await;
+        }
+    }
+}
+
+fn client() -> Result<Client, String> {
+    let client = crate::clients::client_builder()
         .no_proxy()
         .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(TIMEOUT)
-        .build()
-        .map_err(|e| e.to_string())?;
-    let ops_addr = reachable(services.ops_addr);
-    if tokio::net::TcpStream::connect(ops_addr).await.is_ok() {
-        let key = services.admin_keys.first().ok_or_else(|| {
-            format!("a service is running at {ops_addr}; set ADMIN_KEY to its key to talk to it")
-        })?;
-        return send(&client, ops_addr, key, request).await;
-    }
-    let key = AdminKey {
-        // Whom the audit log names.
-        name: format!("command-line:uid={}", rustix::process::getuid().as_raw()),
-        key: Alphanumeric
-            .sample_string(&mut rand::rng(), KEY_LENGTH)
-            .into(),
-    };
-    let administration = Administration::start(services, key.clone())
-        .await
-        .map_err(|e| format!("{e}\nNo service answers at {ops_addr} (OPS_ADDR), so its stores were to be used directly."))?;
-    let done = send(&client, administration.ops_addr, &key, request).await;
-    administration.stop().await;
-    done
+        .timeout(TIMEOUT);
+    client.build().map_err(|e| e.to_string())
 }
 
 /// An address at which a listener on all addresses is reached.

@@ -1,6 +1,6 @@
 //! `elaoms backup` and `elaoms restore`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -25,8 +25,8 @@ pub(super) struct RestoreArguments {
     file: PathBuf,
 }
 
-pub(super) fn back_up(arguments: &BackupArguments) -> ExitCode {
-    let services = match services() {
+pub(super) fn back_up(arguments: &BackupArguments, file: Option<&Path>) -> ExitCode {
+    let services = match services(file) {
         Ok(services) => services,
         Err(code) => return code,
     };
@@ -59,8 +59,8 @@ pub(super) fn back_up(arguments: &BackupArguments) -> ExitCode {
     }
 }
 
-pub(super) fn restore(arguments: &RestoreArguments) -> ExitCode {
-    let services = match services() {
+pub(super) fn restore(arguments: &RestoreArguments, file: Option<&Path>) -> ExitCode {
+    let services = match services(file) {
         Ok(services) => services,
         Err(code) => return code,
     };

@@ -1,5 +1,6 @@
 //! `elaoms caller`: what operators do with callers (design, "Privacy").
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::builder::NonEmptyStringValueParser;
@@ -71,7 +72,7 @@ enum What {
     Unshare(Number),
 }
 
-pub(super) async fn run(arguments: CallerArguments) -> ExitCode {
+pub(super) async fn run(arguments: CallerArguments, file: Option<&Path>) -> ExitCode {
     let path = |caller: &str, what: &str| {
         let caller = utf8_percent_encode(caller, NON_ALPHANUMERIC);
         format!("callers/{caller}{what}")
@@ -101,5 +102,5 @@ pub(super) async fn run(arguments: CallerArguments) -> ExitCode {
         What::Share(Number { number }) => Request::new(Method::PUT, path(&number, "/shared")),
         What::Unshare(Number { number }) => Request::new(Method::DELETE, path(&number, "/shared")),
     };
-    admin::run(request).await
+    admin::run(request, file).await
 }

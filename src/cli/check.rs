@@ -55,10 +55,10 @@ enum What {
 /// What a check found: a remark, or a reason and a remedy.
 type Outcome = Result<String, (String, &'static str)>;
 
-pub(super) async fn run(arguments: CheckArguments) -> ExitCode {
+pub(super) async fn run(arguments: CheckArguments, file: Option<&Path>) -> ExitCode {
     // What `serve` lacks is one of the checks.
     let settings = |env: &Environment| Ok((Services::from_env(env)?, config(env)));
-    let (services, config) = match load(settings) {
+    let (services, config) = match load(file, settings) {
         Ok(settings) => settings,
         Err(code) => return code,
     };
@@ -182,7 +182,7 @@ async fn agent(services: &Services, id: &str) -> Outcome {
             ElevenLabsError::NotFound => {
                 "verify the agent ID exists in ElevenLabs, and check ELEVENLABS_API_KEY"
             }
-            ElevenLabsError::InvalidKey(_) => {
+            ElevenLabsError::InvalidKey(_) | ElevenLabsError::Forbidden { .. } => {
                 "check ELEVENLABS_API_KEY and its permission for agents"
             }
             _ => "check network connectivity and ELEVENLABS_BASE_URL",
@@ -275,7 +275,7 @@ async fn memory(services: &Services) -> Outcome {
 async fn running(services: &Services) -> Outcome {
     let addr = admin::reachable(services.ops_addr);
     let asked = async {
-        let client = reqwest::Client::builder()
+        let client = crate::clients::client_builder()
             .no_proxy()
             .timeout(TIMEOUT)
             .build()?;

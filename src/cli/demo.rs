@@ -87,7 +87,7 @@ async fn play(folder: &Path, arguments: &DemoArguments) -> DemoResult<bool> {
     );
     let mut stage = Stage {
         base: format!("http://{}", app.public_addr),
-        http: reqwest::Client::builder().no_proxy().build()?,
+        http: crate::clients::client_builder().no_proxy().build()?,
         passed: true,
         calls: 0,
     };

@@ -6,7 +6,7 @@
 mod copy;
 mod numbers;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -76,8 +76,8 @@ impl FromStr for StoreName {
     }
 }
 
-pub(super) async fn run(arguments: MigrateArguments) -> ExitCode {
-    let services = match services() {
+pub(super) async fn run(arguments: MigrateArguments, file: Option<&Path>) -> ExitCode {
+    let services = match services(file) {
         Ok(services) => services,
         Err(code) => return code,
     };

@@ -1,5 +1,6 @@
 //! `elaoms serve`: the service itself.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use crate::telemetry;
 /// How often systemd's watchdog is fed, if it watches.
 const WATCHDOG: Duration = Duration::from_secs(5);
 
-pub(super) async fn run() -> ExitCode {
-    let config = match load(Config::from_env) {
+pub(super) async fn run(file: Option<&Path>) -> ExitCode {
+    let config = match load(file, Config::from_env) {
         Ok(config) => config,
         Err(code) => return code,
     };

@@ -1,8 +1,13 @@
-//! Where settings come from: the process environment, then `.env`.
+//! Where settings come from: the process environment, then `.env` or another file.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use secrecy::zeroize::Zeroize;
+
+/// The file with the settings, in the working folder: not one of a folder above,
+/// which would not fit relative paths here.
+pub const SETTINGS_FILE: &str = ".env";
 
 /// A snapshot of the settings. Wiped from memory when it is dropped.
 pub struct Environment(HashMap<String, String>);
@@ -16,32 +21,39 @@ impl Drop for Environment {
 }
 
 impl Environment {
-    /// The environment of the process, completed from `.env` in the working
-    /// folder: what is set in the environment wins.
+    /// The environment of the process, completed from `file` (in general
+    /// [`SETTINGS_FILE`], which need not be there): what is set in the environment wins.
     ///
     /// # Errors
-    /// If there is a `.env` that cannot be read; the message never repeats
-    /// its lines, which hold secrets.
-    pub fn load() -> Result<Self, String> {
+    /// If the file cannot be read; the message never repeats its lines, which hold
+    /// secrets.
+    pub fn load(file: Option<&Path>) -> Result<Self, String> {
+        let path = file.unwrap_or(Path::new(SETTINGS_FILE));
+        let shown = path.display();
         let mut settings = HashMap::new();
-        // Not one of a folder above, which would not fit relative paths here.
-        match dotenvy::from_path_iter(".env") {
+        match dotenvy::from_path_iter(path) {
             Ok(lines) => {
                 for line in lines {
                     let (name, value) = line.map_err(|e| match e {
-                        dotenvy::Error::LineParse(text, _) => unreadable(&text),
-                        other => format!(".env cannot be read: {other}"),
+                        dotenvy::Error::LineParse(text, _) => unreadable(path, &text),
+                        other => format!("{shown} cannot be read: {other}"),
                     })?;
                     settings.insert(name, value);
                 }
             }
-            Err(e) if e.not_found() => {}
-            Err(e) => return Err(format!(".env cannot be read: {e}")),
+            Err(e) if e.not_found() && file.is_none() => {}
+            Err(e) => return Err(format!("{shown} cannot be read: {e}")),
         }
         settings.extend(std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         }));
         Ok(Self(settings))
+    }
+
+    /// What the process was given for a setting, whatever a file says.
+    #[must_use]
+    pub fn of_process(name: &str) -> Option<String> {
+        std::env::var(name).ok()
     }
 
     /// Exactly these settings: for the demo and tests.
@@ -64,8 +76,8 @@ impl Environment {
 }
 
 /// Names the setting, never its value: what cannot be parsed may be all of it.
-fn unreadable(text: &str) -> String {
-    let file = std::fs::read_to_string(".env").unwrap_or_default();
+fn unreadable(path: &Path, text: &str) -> String {
+    let file = std::fs::read_to_string(path).unwrap_or_default();
     let line = file.lines().find(|line| line.contains(text.trim()));
     let name = line.and_then(|line| line.split_once('=')).map(|(name, _)| {
         let name = name.trim();
@@ -77,6 +89,7 @@ fn unreadable(text: &str) -> String {
     };
     let at = name.filter(is_name).unwrap_or("one of the settings");
     format!(
-        ".env cannot be read at {at}: put a value with spaces, #, $ or quotes between single quotes"
+        "{} cannot be read at {at}: put a value with spaces, #, $ or quotes between single quotes",
+        path.display()
     )
 }

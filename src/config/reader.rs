@@ -11,10 +11,11 @@ use percent_encoding::percent_decode_str;
 use reqwest::header::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{ConfigError, Environment, SESSION_IDLE, Services};
+use super::{ConfigError, Environment, SESSION_IDLE, Services, SetupConfig};
 use crate::actors::{OpenAiLimits, Retention, SessionOptions};
 use crate::clients::OpenAiOptions;
 use crate::domain::caller_rules::{CallerRules, Region};
+use crate::domain::connection::PublicUrl;
 use crate::domain::ids::AgentId;
 use crate::http::TrustedProxies;
 use crate::secrets::{AdminKey, Secrets};
@@ -227,6 +228,9 @@ impl<'a> Reader<'a> {
             archive: self.archive(),
             openai,
             elevenlabs,
+            public_url: self.public_url(),
+            webhook_id: self.text("ELEVENLABS_WEBHOOK_ID"),
+            reconcile_interval: self.reconcile_interval(),
             agent_ttl: hours(self.number("AGENT_CACHE_TTL_HOURS", 24, 1..=8_760)),
             client_data_deadline: Duration::from_millis(self.number(
                 "CLIENT_DATA_DEADLINE_MS",
@@ -246,6 +250,48 @@ impl<'a> Reader<'a> {
             log_filter: self.log_filter(),
             traces: self.traces(),
             warnings: std::mem::take(&mut self.warnings),
+        }
+    }
+
+    fn public_url(&mut self) -> Option<PublicUrl> {
+        let text = self.text("PUBLIC_URL")?;
+        PublicUrl::parse(&text)
+            .inspect_err(|why| self.problems.push(format!("PUBLIC_URL is {text:?}: {why}")))
+            .ok()
+    }
+
+    fn reconcile_interval(&mut self) -> Option<Duration> {
+        let minutes = self.number("RECONCILE_INTERVAL_MINUTES", 60u64, 0..=1_440);
+        (minutes > 0).then(|| Duration::from_secs(minutes * 60))
+    }
+
+    pub fn setup(&mut self) -> SetupConfig {
+        let mut secrets = |name| Secrets::parse(&self.credential(name).unwrap_or_default());
+        let client_data_key = secrets("ELEVENLABS_CLIENT_DATA_KEY");
+        let search_data_key = secrets("ELEVENLABS_SEARCH_DATA_KEY");
+        let post_call_key = secrets("ELEVENLABS_POST_CALL_KEY");
+        let api_key = self
+            .credential("ELEVENLABS_SETUP_API_KEY")
+            .or_else(|| self.credential("ELEVENLABS_API_KEY"));
+        if api_key.is_none() {
+            self.problems.push(
+                "neither ELEVENLABS_SETUP_API_KEY nor ELEVENLABS_API_KEY is set: create one in ElevenLabs under \
+                 API Keys, with read and write access to ElevenLabs Agents (convai_read, convai_write) and to \
+                 webhooks (webhooks_write, for administrators of the workspace); a set-up alone needs write \
+                 access, so it may be a key of its own"
+                    .into(),
+            );
+        }
+        SetupConfig {
+            base_url: self.url("ELEVENLABS_BASE_URL", "https://api.elevenlabs.io"),
+            api_key: api_key.unwrap_or_default().into(),
+            public_url: self.public_url(),
+            webhook_id: self.text("ELEVENLABS_WEBHOOK_ID"),
+            client_data_key,
+            search_data_key,
+            post_call_key,
+            ops_addr: self.address("OPS_ADDR", "127.0.0.1:9464"),
+            admin_keys: self.admin_keys(),
         }
     }
 

@@ -15,6 +15,7 @@ use strum::{EnumString, IntoStaticStr};
 
 use super::caller_id::CallerId;
 use super::caller_rules::CallerRules;
+use super::connection::TEST_EVENT;
 use super::fields::{each_element, each_field, fields, text};
 use super::ids::{AgentId, ConversationId};
 
@@ -139,6 +140,9 @@ pub enum EventError {
     /// The body is not JSON.
     #[error("the body is not JSON: {0}")]
     NotJson(String),
+    /// It only tries a signature (`elaoms check setup`).
+    #[error("the event is a test")]
+    Test,
     /// `type` is missing or unknown.
     #[error("the event type is unknown")]
     UnknownType,
@@ -187,9 +191,11 @@ pub fn parse(
     let body = std::str::from_utf8(body).map_err(|e| not_json(&e))?;
     let body: &RawValue = serde_json::from_str(body).map_err(|e| not_json(&e))?;
     let [kind, data, event_timestamp] = fields(body.get(), ["type", "data", "event_timestamp"]);
-    let kind: EventKind = text(kind)
-        .and_then(|kind| kind.parse().ok())
-        .ok_or(EventError::UnknownType)?;
+    let kind = text(kind).ok_or(EventError::UnknownType)?;
+    if kind == TEST_EVENT {
+        return Err(EventError::Test);
+    }
+    let kind: EventKind = kind.parse().map_err(|_| EventError::UnknownType)?;
     let data = Data::read(data);
     let key = EventKey {
         kind,

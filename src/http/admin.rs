@@ -3,6 +3,7 @@
 mod audit;
 mod callers;
 mod dead_letters;
+mod keys;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use crate::actors::{AgentCache, Callers, Inbox};
 use crate::domain::caller_id::CallerId;
 use crate::domain::caller_rules::CallerRules;
 use crate::domain::ids::AgentId;
-use crate::secrets::AdminKey;
+use crate::secrets::{AdminKey, WebhookKeys};
 use crate::store::{Register, StoreError};
 
 use audit::Operator;
@@ -38,6 +39,8 @@ pub struct AdminState {
     pub caller_rules: Arc<CallerRules>,
     /// The bearer tokens; without any there are no admin routes.
     pub keys: Vec<AdminKey>,
+    /// What the webhooks are shown; `None` where there are no webhooks.
+    pub webhook_keys: Option<WebhookKeys>,
 }
 
 /// What was asked for could not be done because of a store.
@@ -67,6 +70,8 @@ pub(super) fn routes(state: AdminState) -> BoxedFilter<(Response,)> {
             finish(audit::list(&operator, wanted)).await
         });
     callers::routes(&admin)
+        .or(keys::routes(&admin))
+        .unify()
         .or(dead_letters::routes(&admin))
         .unify()
         .or(invalidate)

@@ -21,6 +21,7 @@ use super::error::{self, ApiError, Response};
 use super::peers::Peer;
 use super::signature::{SignatureError, Verifier};
 use crate::actors::{Delivery, Receipt, Recording};
+use crate::domain::connection::TEST_EVENT;
 use crate::domain::envelope::EnvelopeSplitter;
 use crate::metric_definitions::Dropped;
 use crate::store::StoreError;
@@ -95,7 +96,8 @@ where
     let mut body = Box::pin(body);
     let delivery = async {
         let now = Timestamp::now();
-        let verifier = Verifier::new(headers.signature, shared.state.post_call_key.values(), now)
+        let keys = shared.state.keys.post_call.now();
+        let verifier = Verifier::new(headers.signature, keys.values(), now)
             .inspect_err(|error| tracing::warn!(%error, "post-call webhook refused"))?;
         let limit = shared.state.max_body;
         if headers.length.is_some_and(|length| length > limit) {
@@ -221,6 +223,11 @@ fn answer(receipt: &Receipt) -> Response {
             "type": key.kind.as_str(),
             "conversation_id": key.conversation_id,
             "message": "Webhook received and queued for processing",
+        }),
+        Receipt::Test => json!({
+            "status": "received",
+            "type": TEST_EVENT,
+            "message": "The signature is good; nothing is kept of a test",
         }),
         Receipt::Unknown => json!({
             "status": "received",

@@ -48,7 +48,10 @@ impl S3 {
             .unwrap();
         let server = Self {
             endpoint: format!("http://{}", SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
-            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+            http: elaoms::clients::client_builder()
+                .no_proxy()
+                .build()
+                .unwrap(),
             _child: child,
         };
         until("the bucket", async || {

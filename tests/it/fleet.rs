@@ -427,7 +427,10 @@ async fn whatever_happens_to_instances_and_database_each_call_is_learned_once_in
     }
     let bases: Vec<String> = fleet.iter().map(|s| s.base.clone()).collect();
     let key = fleet[0].post_call_key();
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let http = elaoms::clients::client_builder()
+        .no_proxy()
+        .build()
+        .unwrap();
 
     // Of each caller one call after the other; callers side by side; some twice.
     let mut plan: Vec<Vec<(usize, bool, u64)>> = vec![Vec::new(); callers];

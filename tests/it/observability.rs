@@ -300,7 +300,10 @@ impl Prometheus {
             .kill_on_drop(true)
             .spawn()
             .expect("prometheus is installed (make tools)");
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let http = elaoms::clients::client_builder()
+            .no_proxy()
+            .build()
+            .unwrap();
         let prometheus = Self {
             url: format!("http://127.0.0.1:{port}"),
             http,
@@ -584,7 +587,10 @@ impl Alertmanager {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let http = elaoms::clients::client_builder()
+            .no_proxy()
+            .build()
+            .unwrap();
         let manager = Self {
             url: format!("http://127.0.0.1:{port}"),
             port,

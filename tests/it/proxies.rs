@@ -46,7 +46,7 @@ fn edited(file: &str, replacements: &[(&str, String)]) -> String {
 
 /// A client that comes to `localhost:port` from this address.
 fn client(port: u16, from: Ipv4Addr) -> Client {
-    Client::builder()
+    elaoms::clients::client_builder()
         .no_proxy()
         .danger_accept_invalid_certs(true)
         .local_address(IpAddr::V4(from))

@@ -60,7 +60,50 @@ impl Service {
         }
         let log = Arc::default();
         let (child, base, ops) = spawn(folder.path(), &settings, &log).await;
-        let http = Client::builder()
+        let http = elaoms::clients::client_builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(60))
+            .build()
+            .unwrap();
+        Self {
+            upstream,
+            base,
+            ops,
+            http,
+            folder,
+            settings,
+            child,
+            log,
+        }
+    }
+
+    /// With its settings in `.env`, as users have them, and on addresses that stay.
+    /// The secret of the post-call webhook is not known yet.
+    pub async fn start_from_file(more: &[(&'static str, &str)]) -> Self {
+        let upstream = Upstream::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let mut lines = settings(folder.path(), &upstream);
+        let ports = [free_port(), free_port()];
+        let addresses = ports.map(|port| format!("127.0.0.1:{port}"));
+        let unconnected = "unconnected-0123456789abcdef";
+        let own = [
+            ("BIND_ADDR", addresses[0].as_str()),
+            ("OPS_ADDR", &addresses[1]),
+            ("ELEVENLABS_POST_CALL_KEY", unconnected),
+        ];
+        for (name, value) in own.iter().chain(more) {
+            lines.retain(|(n, _)| n != name);
+            lines.push((name, (*value).to_owned()));
+        }
+        let text: String = lines
+            .iter()
+            .map(|(name, value)| format!("{name}={value}\n"))
+            .collect();
+        std::fs::write(folder.path().join(".env"), format!("# Mine\n{text}")).unwrap();
+        let settings = vec![("NO_PROXY", "127.0.0.1".to_owned())];
+        let log = Arc::default();
+        let (child, base, ops) = spawn(folder.path(), &settings, &log).await;
+        let http = elaoms::clients::client_builder()
             .no_proxy()
             .timeout(Duration::from_secs(60))
             .build()
@@ -377,6 +420,12 @@ pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
         assert!(Instant::now() < end, "waited in vain for {what}");
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// A port that nobody listens on.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
 }
 
 fn settings(folder: &Path, upstream: &Upstream) -> Vec<(&'static str, String)> {

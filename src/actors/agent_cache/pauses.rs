@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 
 use super::table::MAX_AGENTS;
-use crate::actors::backoff::Backoff;
+use crate::backoff::Backoff;
 use crate::domain::ids::AgentId;
 
 /// How long to leave ElevenLabs alone after a failed fetch.

@@ -50,6 +50,8 @@ pub struct Delivery {
 pub enum Receipt {
     /// It is an event, taken now or before.
     Event(EventKey),
+    /// Somebody tries whether a signature is good: nothing is kept.
+    Test,
     /// It is nothing that we know; it is kept as a dead letter.
     Unknown,
 }
@@ -168,6 +170,7 @@ impl Inbox {
         };
         let event = match event {
             Ok(event) => event,
+            Err(EventError::Test) => return Ok(Receipt::Test),
             Err(error) => {
                 let body = envelope.with_audio(&recording.into_bytes().await?);
                 self.keep_unknown(body, &error, received_at).await?;

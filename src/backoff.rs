@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Exponential backoff with a cap and jitter.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     /// Wait before the first retry.
     pub base: Duration,
     /// Longest wait.

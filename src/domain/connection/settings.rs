@@ -1,0 +1,426 @@
+//! The settings of agents and of the workspace: those that are wanted, beside
+//! those that are there.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use strum::{EnumString, IntoStaticStr};
+
+use super::{PublicUrl, holds, key_header};
+
+/// Events that we learn from, as settings name them. The recording is the
+/// operator's choice.
+const EVENTS: [&str; 2] = ["transcript", "call_initiation_failure"];
+/// Events that may be asked for besides.
+const MORE_EVENTS: [&str; 1] = ["audio"];
+/// The dynamic variables that answers to rings fill in, each with an empty
+/// placeholder: ElevenLabs ends a call in which a text uses one that it does not know.
+pub(crate) const VARIABLES: [&str; 5] = [
+    "user_name",
+    "last_call_summary",
+    "user_sentiment",
+    "key_topics",
+    "user_language",
+];
+
+/// Where the two webhooks are attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// To single agents.
+    Agent,
+    /// To the workspace: to every agent that does not say otherwise.
+    Workspace,
+}
+
+/// What an agent, or the workspace, is to refer to.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    pub url: PublicUrl,
+    pub scope: Scope,
+    /// The post-call webhook.
+    pub webhook_id: String,
+    /// The secret with the key of client-data.
+    pub client_data_secret: String,
+    /// The tool for searches; `None` if agents are not to search.
+    pub search_tool: Option<String>,
+}
+
+/// One of the settings that matter.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, EnumString, Serialize, Deserialize,
+)]
+#[strum(serialize_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
+pub enum Setting {
+    /// Whether client data is fetched when a phone rings.
+    FetchClientData,
+    /// Whether the first message may be overridden.
+    FirstMessage,
+    /// From where client data is fetched.
+    ClientDataWebhook,
+    /// Where calls go that have ended.
+    PostCallWebhook,
+    /// The tool for searches.
+    SearchTool,
+    /// A dynamic variable that is declared.
+    Variable,
+}
+
+impl Setting {
+    /// What an operator reads.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+
+    /// What it means for callers that this setting is not as it should be.
+    #[must_use]
+    pub fn consequence(self) -> &'static str {
+        match self {
+            Self::FetchClientData => "rings do not ask ELAOMS: nobody is recognised",
+            Self::FirstMessage => {
+                "greetings cannot be the first message; they come as the variable next_greeting"
+            }
+            Self::ClientDataWebhook => "rings do not reach this ELAOMS: nobody is recognised",
+            Self::PostCallWebhook => "calls that end do not reach this ELAOMS: nothing is learned",
+            Self::SearchTool => "the agent cannot look up what a caller told",
+            Self::Variable => {
+                "a text that uses this variable ends the call when ELAOMS cannot be asked"
+            }
+        }
+    }
+
+    /// Whether callers are not remembered because of it.
+    #[must_use]
+    pub fn is_vital(self) -> bool {
+        matches!(
+            self,
+            Self::FetchClientData | Self::ClientDataWebhook | Self::PostCallWebhook
+        )
+    }
+}
+
+/// A setting that has to become another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    pub setting: Setting,
+    /// Where it is.
+    pub path: Vec<String>,
+    /// What it is; null if it is not there.
+    pub before: Value,
+    /// What it has to hold.
+    pub after: Value,
+    /// Whether something else than ELAOMS is there, and would be detached.
+    #[serde(default)]
+    pub displaces: bool,
+}
+
+impl Change {
+    fn new(setting: Setting, path: &[&str], settings: &Value, after: Value) -> Self {
+        let before = at(settings, path).clone();
+        Self {
+            setting,
+            path: path.iter().map(|part| (*part).to_owned()).collect(),
+            before,
+            after,
+            displaces: false,
+        }
+    }
+
+    /// What is there now, in `settings`.
+    #[must_use]
+    pub fn now<'a>(&self, settings: &'a Value) -> &'a Value {
+        let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
+        at(settings, &path)
+    }
+
+    /// In a few words: from what, to what.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let short = |value: &Value| match value {
+            Value::Null => "nothing".to_owned(),
+            Value::Object(object) => ["url", "post_call_webhook_id"]
+                .iter()
+                .find_map(|key| object.get(*key)?.as_str())
+                .unwrap_or("nothing")
+                .to_owned(),
+            Value::Array(list) => format!("{} of them", list.len()),
+            other => other.to_string(),
+        };
+        let name = match self.setting {
+            Setting::Variable => self.path.last().map_or("?", String::as_str),
+            setting => setting.as_str(),
+        };
+        match short(&self.before) {
+            before if self.setting == Setting::Variable => {
+                format!("{name}: declared (was {before})")
+            }
+            before if before == short(&self.after) => format!("{name}: corrected ({before})"),
+            before => format!("{name}: {before} → {}", short(&self.after)),
+        }
+    }
+}
+
+fn at<'a>(settings: &'a Value, path: &[&str]) -> &'a Value {
+    path.iter().fold(settings, |value, key| &value[*key])
+}
+
+const OVERRIDES: [&str; 2] = ["platform_settings", "workspace_overrides"];
+const CLIENT_DATA: &str = "conversation_initiation_client_data_webhook";
+const WEBHOOKS: &str = "webhooks";
+
+/// What has to change in an agent's settings. `workspace` is what holds for agents
+/// that do not say otherwise.
+#[must_use]
+pub fn agent_changes(settings: &Value, workspace: &Value, wanted: &Wanted) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut want = |setting, path: &[&str], after: Value| {
+        if !holds(at(settings, path), &after) {
+            changes.push(Change::new(setting, path, settings, after));
+        }
+    };
+    let overrides = "overrides";
+    want(
+        Setting::FetchClientData,
+        &[
+            "platform_settings",
+            overrides,
+            "enable_conversation_initiation_client_data_from_webhook",
+        ],
+        true.into(),
+    );
+    want(
+        Setting::FirstMessage,
+        &[
+            "platform_settings",
+            overrides,
+            "conversation_config_override",
+            "agent",
+            "first_message",
+        ],
+        true.into(),
+    );
+    let prompt = ["conversation_config", "agent", "prompt", "tool_ids"];
+    if let Some(tool) = &wanted.search_tool {
+        let attached = at(settings, &prompt).as_array().cloned();
+        let mut attached = attached.unwrap_or_default();
+        if !attached.iter().any(|id| id == tool) {
+            attached.push(tool.as_str().into());
+            want(Setting::SearchTool, &prompt, attached.into());
+        }
+    }
+    let declared = [
+        "conversation_config",
+        "agent",
+        "dynamic_variables",
+        "dynamic_variable_placeholders",
+    ];
+    let there = at(settings, &declared);
+    for name in VARIABLES {
+        // Whatever the operator chose as its placeholder stays.
+        if there.get(name).is_none() {
+            let path: Vec<&str> = declared.iter().copied().chain([name]).collect();
+            want(Setting::Variable, &path, "".into());
+        }
+    }
+    if wanted.scope == Scope::Agent {
+        changes.extend(webhook_changes(settings, &OVERRIDES, workspace, wanted));
+    }
+    changes
+}
+
+/// What has to change in the settings of the workspace.
+#[must_use]
+pub fn workspace_changes(settings: &Value, wanted: &Wanted) -> Vec<Change> {
+    webhook_changes(settings, &[], &Value::Null, wanted)
+}
+
+/// Both webhooks, below `place`. What is not set there is as in `otherwise`.
+fn webhook_changes(
+    settings: &Value,
+    place: &[&str],
+    otherwise: &Value,
+    wanted: &Wanted,
+) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let path = |name| place.iter().copied().chain([name]).collect::<Vec<_>>();
+    let ours = wanted.url.client_data();
+    let there = path(CLIENT_DATA);
+    let after = json!({"url": ours, "request_headers": key_header(&wanted.client_data_secret)});
+    let now = at(settings, &there);
+    if !holds(now, &after) {
+        let mut change = Change::new(Setting::ClientDataWebhook, &there, settings, after);
+        let effective = if now.is_null() {
+            &otherwise[CLIENT_DATA]
+        } else {
+            now
+        };
+        change.displaces = effective["url"].as_str().is_some_and(|url| url != ours);
+        changes.push(change);
+    }
+    let there = path(WEBHOOKS);
+    let now = at(settings, &there);
+    let id = now["post_call_webhook_id"].as_str();
+    let is_ours = id == Some(&wanted.webhook_id);
+    let after = json!({
+        "post_call_webhook_id": wanted.webhook_id,
+        "events": events(now, is_ours),
+        "transcript_format": "json",
+    });
+    if !is_ours || !same_events(now, &after) || now["transcript_format"] != "json" {
+        let mut change = Change::new(Setting::PostCallWebhook, &there, settings, after);
+        let effective = id.or_else(|| otherwise[WEBHOOKS]["post_call_webhook_id"].as_str());
+        change.displaces = effective.is_some_and(|id| id != wanted.webhook_id);
+        changes.push(change);
+    }
+    changes
+}
+
+/// The events to subscribe to: ours, and what else was chosen for our webhook.
+fn events(now: &Value, is_ours: bool) -> Vec<Value> {
+    let mut events: Vec<Value> = EVENTS.iter().map(|event| (*event).into()).collect();
+    let chosen = now["events"].as_array().filter(|_| is_ours);
+    for event in chosen.into_iter().flatten() {
+        let is_known = event.as_str().is_some_and(|e| MORE_EVENTS.contains(&e));
+        if is_known && !events.contains(event) {
+            events.push(event.clone());
+        }
+    }
+    events
+}
+
+/// Events in any order.
+fn same_events(now: &Value, after: &Value) -> bool {
+    let list = |value: &Value| {
+        let mut events: Vec<String> = value["events"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|event| event.as_str().map(str::to_owned))
+            .collect();
+        events.sort();
+        events
+    };
+    list(now) == list(after)
+}
+
+/// One object with a value at each path: what a server merges into what it has.
+#[must_use]
+pub fn merged<'a>(values: impl IntoIterator<Item = (&'a [String], Value)>) -> Value {
+    let mut whole = Value::Object(Map::new());
+    for (path, value) in values {
+        let place = path.iter().fold(&mut whole, |object, key| {
+            if !object.is_object() {
+                *object = Value::Object(Map::new());
+            }
+            &mut object[key.as_str()]
+        });
+        *place = value;
+    }
+    whole
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted() -> Wanted {
+        Wanted {
+            url: PublicUrl::parse("https://your.host").unwrap(),
+            scope: Scope::Agent,
+            webhook_id: "wh_ours".into(),
+            client_data_secret: "secret_1".into(),
+            search_tool: Some("tool_ours".into()),
+        }
+    }
+
+    fn patched(mut settings: Value, changes: &[Change]) -> Value {
+        fn merge(into: &mut Value, patch: &Value) {
+            match (into, patch) {
+                (Value::Object(into), Value::Object(patch)) => {
+                    for (key, value) in patch {
+                        merge(into.entry(key).or_insert(Value::Null), value);
+                    }
+                }
+                (into, patch) => *into = patch.clone(),
+            }
+        }
+        let patch = merged(changes.iter().map(|c| (&*c.path, c.after.clone())));
+        merge(&mut settings, &patch);
+        settings
+    }
+
+    #[test]
+    fn what_was_changed_needs_no_change() {
+        let before = json!({
+            "name": "Margaret",
+            "conversation_config": {"agent": {
+                "prompt": {"tool_ids": ["tool_other"]},
+                "dynamic_variables": {"dynamic_variable_placeholders": {"user_name": "there", "plan": 1}},
+            }},
+            "platform_settings": {},
+        });
+        let changes = agent_changes(&before, &Value::Null, &wanted());
+        let after = patched(before, &changes);
+        assert_eq!(agent_changes(&after, &Value::Null, &wanted()), []);
+        let agent = &after["conversation_config"]["agent"];
+        assert_eq!(
+            agent["prompt"]["tool_ids"],
+            json!(["tool_other", "tool_ours"])
+        );
+        let declared = &agent["dynamic_variables"]["dynamic_variable_placeholders"];
+        assert_eq!(
+            (&declared["user_name"], &declared["plan"]),
+            (&json!("there"), &json!(1))
+        );
+        assert!(!changes.iter().any(|change| change.displaces));
+    }
+
+    #[test]
+    fn what_belongs_to_others_is_displaced_and_said_so() {
+        let theirs = json!({"platform_settings": {"workspace_overrides": {
+            "webhooks": {"post_call_webhook_id": "wh_theirs"}}}});
+        let displaced = |agent: &Value, workspace: &Value| -> Vec<Setting> {
+            let changes = agent_changes(agent, workspace, &wanted());
+            let displaced = changes.iter().filter(|change| change.displaces);
+            displaced.map(|change| change.setting).collect()
+        };
+        assert_eq!(displaced(&theirs, &Value::Null), [Setting::PostCallWebhook]);
+        // What the agent has from its workspace would be lost to it as well.
+        let workspace = json!({"conversation_initiation_client_data_webhook": {"url": "https://theirs"},
+            "webhooks": {"post_call_webhook_id": "wh_theirs"}});
+        assert_eq!(
+            displaced(&json!({}), &workspace),
+            [Setting::ClientDataWebhook, Setting::PostCallWebhook]
+        );
+        let ours = json!({"webhooks": {"post_call_webhook_id": "wh_ours"}});
+        assert_eq!(displaced(&json!({}), &ours), []);
+    }
+
+    #[test]
+    fn a_recording_that_was_asked_for_stays_and_other_events_do_not() {
+        let with = |id: &str, events: Value| {
+            let settings = json!({"platform_settings": {"workspace_overrides": {"webhooks": {
+                "post_call_webhook_id": id, "events": events, "transcript_format": "json"}}}});
+            let changes = agent_changes(&settings, &Value::Null, &wanted());
+            let change = changes
+                .iter()
+                .find(|c| c.setting == Setting::PostCallWebhook);
+            change.map(|change| change.after["events"].clone())
+        };
+        let [ours, failures] = EVENTS;
+        assert_eq!(with("wh_ours", json!(["audio", failures, ours])), None);
+        assert_eq!(
+            with("wh_ours", json!(["audio"])),
+            Some(json!([ours, failures, "audio"]))
+        );
+        assert_eq!(
+            with("wh_ours", json!([ours, failures, "unredacted_audio"])),
+            Some(json!([ours, failures]))
+        );
+        assert_eq!(
+            with("wh_theirs", json!(["audio"])),
+            Some(json!([ours, failures]))
+        );
+    }
+}

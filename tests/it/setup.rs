@@ -1,0 +1,538 @@
+//! `elaoms setup` against a stand-in of ElevenLabs' API with a memory.
+
+use std::os::unix::fs::PermissionsExt;
+
+use futures_util::{StreamExt, stream};
+use serde_json::{Value, json};
+
+use crate::elevenlabs_stand_in::{Account, FULL_KEY, Failure, Seen};
+use crate::payloads;
+use crate::service::{AGENT, CALLER, OTHER_AGENT, Service};
+
+/// A service with its settings in `.env`, and an account with two agents.
+struct Workshop {
+    account: Account,
+    service: Service,
+}
+
+impl Workshop {
+    async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    async fn start_with(more: &[(&'static str, &str)]) -> Self {
+        let account = Account::start().await;
+        account.add_agent(AGENT, "Margaret");
+        account.add_agent(OTHER_AGENT, "Luigi");
+        account.add_number("+16125550000", AGENT);
+        let url = account.url();
+        let settings = [
+            ("ELEVENLABS_BASE_URL", url.as_str()),
+            ("ELEVENLABS_SETUP_API_KEY", FULL_KEY),
+        ];
+        let all: Vec<_> = settings.iter().chain(more).copied().collect();
+        let service = Service::start_from_file(&all).await;
+        Self { account, service }
+    }
+
+    async fn setup(&self, more: &[&str]) -> (i32, String) {
+        let arguments = [&["setup", "--url", &self.service.base], more].concat();
+        self.service.run(&arguments).await
+    }
+
+    /// Sets up, and expects that it works.
+    async fn set_up(&self, more: &[&str]) -> String {
+        let (status, text) = self.setup(more).await;
+        assert_eq!(status, 0, "{text}");
+        text
+    }
+
+    fn env(&self) -> String {
+        std::fs::read_to_string(self.service.path(".env")).unwrap()
+    }
+
+    fn setting(&self, name: &str) -> String {
+        let env = self.env();
+        let line = env
+            .lines()
+            .find_map(|l| l.strip_prefix(&format!("{name}=")));
+        line.unwrap_or_default().to_owned()
+    }
+
+    /// A call ends: sent as the webhook that is attached now would.
+    async fn deliver(&self, agent: &str, conversation: &str) -> u16 {
+        let call = payloads::call(conversation, agent, CALLER).caller("I plan a garden.");
+        let (url, signature) = self.account.signed(agent, &call.body());
+        let sent = self
+            .service
+            .http
+            .post(url)
+            .header("ElevenLabs-Signature", signature);
+        sent.body(call.body())
+            .send()
+            .await
+            .unwrap()
+            .status()
+            .as_u16()
+    }
+
+    fn writes(&self) -> usize {
+        self.account.with(|s| s.writes())
+    }
+}
+
+#[tokio::test]
+async fn one_command_connects_an_agent_and_the_second_changes_nothing() {
+    let workshop = Workshop::start().await;
+    let other_before = workshop.account.agent(OTHER_AGENT);
+    let text = workshop.set_up(&["--agent", AGENT]).await;
+    assert!(
+        text.contains("+16125550000") && text.contains("callers of Margaret are remembered"),
+        "{text}"
+    );
+
+    let agent = workshop.account.agent(AGENT);
+    let overrides = &agent["platform_settings"]["workspace_overrides"];
+    let base = &workshop.service.base;
+    assert_eq!(
+        overrides["conversation_initiation_client_data_webhook"]["url"],
+        format!("{base}/webhook/client-data")
+    );
+    let webhook = workshop
+        .account
+        .with(|s| s.webhooks.values().next().unwrap().clone());
+    assert_eq!(webhook["retry_enabled"], true);
+    assert_eq!(
+        overrides["webhooks"]["post_call_webhook_id"],
+        webhook["webhook_id"]
+    );
+    let permitted =
+        &agent["platform_settings"]["overrides"]["conversation_config_override"]["agent"];
+    assert_eq!(
+        (&permitted["first_message"], &permitted["prompt"]["prompt"]),
+        (&json!(true), &json!(false))
+    );
+    assert_eq!(
+        workshop.account.agent(OTHER_AGENT),
+        other_before,
+        "nobody else is touched"
+    );
+
+    // What is secret is in the settings alone, for the user alone.
+    let env = workshop.env();
+    assert!(env.starts_with("# Mine\n"), "{env}");
+    let secret = format!("wsec_secret-of-{}", webhook["webhook_id"].as_str().unwrap());
+    assert_eq!(workshop.setting("ELEVENLABS_POST_CALL_KEY"), secret);
+    assert!(!text.contains(&secret), "{text}");
+    let mode = |name| {
+        std::fs::metadata(workshop.service.path(name))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777
+    };
+    assert_eq!((mode(".env"), mode(".elaoms-setup.json")), (0o600, 0o600));
+    let journal = std::fs::read_to_string(workshop.service.path(".elaoms-setup.json")).unwrap();
+    assert!(!journal.contains(&secret));
+
+    // The service that runs takes what ElevenLabs signs from now on, and after a restart.
+    assert_eq!(workshop.deliver(AGENT, "conv_1").await, 200);
+    workshop.service.settle().await;
+    let ring = workshop.service.ring(CALLER, AGENT).await;
+    assert_eq!(
+        ring["dynamic_variables"]["key_topics"].is_string(),
+        true,
+        "{ring}"
+    );
+
+    let writes = workshop.writes();
+    let account = workshop.account.with(|s| s.account());
+    let text = workshop.set_up(&["--agent", AGENT]).await;
+    assert!(text.contains("Nothing had to change."), "{text}");
+    assert_eq!(workshop.writes(), writes);
+    assert_eq!(workshop.account.with(|s| s.account()), account);
+    assert_eq!(workshop.env(), env);
+    let mut workshop = workshop;
+    workshop.service.terminate().await;
+    workshop.service.respawn().await;
+    assert_eq!(workshop.deliver(AGENT, "conv_2").await, 200);
+}
+
+#[tokio::test]
+async fn a_dry_run_tells_the_difference_and_writes_nothing() {
+    let workshop = Workshop::start().await;
+    let (env, account) = (workshop.env(), workshop.account.with(|s| s.account()));
+    let text = workshop.set_up(&["--all-agents", "--dry-run"]).await;
+    for told in [
+        "would be made",
+        "agent Luigi",
+        "post-call-webhook",
+        "Nothing was written",
+    ] {
+        assert!(text.contains(told), "{told:?} in {text}");
+    }
+    assert_eq!(
+        workshop
+            .account
+            .with(|s| s.seen.iter().filter(|s| s.is_write()).count()),
+        0
+    );
+    assert_eq!(workshop.account.with(|s| s.account()), account);
+    assert_eq!(workshop.env(), env);
+    assert!(!workshop.service.path(".elaoms-setup.json").exists());
+}
+
+#[tokio::test]
+async fn what_was_changed_by_hand_is_repaired_and_what_was_chosen_stays() {
+    let workshop = Workshop::start().await;
+    workshop.set_up(&["--agent", AGENT]).await;
+    let connected = workshop.account.agent(AGENT);
+    workshop.account.with(|s| {
+        let agent = s
+            .agents
+            .get_mut(AGENT)
+            .unwrap()
+            .values_mut()
+            .next()
+            .unwrap();
+        let overrides = &mut agent["platform_settings"]["workspace_overrides"];
+        overrides["webhooks"]["post_call_webhook_id"] = Value::Null;
+        overrides["webhooks"]["transcript_format"] = "opentelemetry".into();
+        overrides["conversation_initiation_client_data_webhook"] = Value::Null;
+        agent["conversation_config"]["agent"]["prompt"]["tool_ids"] = json!([]);
+        agent["conversation_config"]["agent"]["dynamic_variables"]["dynamic_variable_placeholders"]
+            ["user_name"] = "there".into();
+        let webhook = s.webhooks.values_mut().next().unwrap();
+        webhook["is_disabled"] = true.into();
+        webhook["is_auto_disabled"] = true.into();
+        let tool = s.tools.values_mut().next().unwrap();
+        tool["tool_config"]["api_schema"]["method"] = "GET".into();
+        tool["tool_config"]["description"] = "My own words".into();
+    });
+    // Without naming it: it is known.
+    let text = workshop.set_up(&[]).await;
+    assert!(
+        text.contains("disabled by ElevenLabs after failures"),
+        "{text}"
+    );
+    let mut expected = connected;
+    expected["conversation_config"]["agent"]["dynamic_variables"]["dynamic_variable_placeholders"]
+        ["user_name"] = "there".into();
+    assert_eq!(workshop.account.agent(AGENT), expected);
+    workshop.account.with(|s| {
+        let webhook = s.webhooks.values().next().unwrap();
+        assert_eq!(
+            (&webhook["is_disabled"], &webhook["is_auto_disabled"]),
+            (&json!(false), &json!(false))
+        );
+        let tool = &s.tools.values().next().unwrap()["tool_config"];
+        assert_eq!(
+            (&tool["api_schema"]["method"], &tool["description"]),
+            (&json!("POST"), &json!("My own words"))
+        );
+    });
+    let writes = workshop.writes();
+    workshop.set_up(&[]).await;
+    assert_eq!(workshop.writes(), writes);
+}
+
+#[tokio::test]
+async fn what_belongs_to_others_is_left_alone() {
+    let workshop = Workshop::start().await;
+    workshop.account.with(|s| {
+        s.webhooks.insert("wh_theirs".into(), json!({"webhook_id": "wh_theirs", "name": "ELAOMS",
+            "webhook_url": "https://theirs.example", "is_disabled": false, "is_auto_disabled": false}));
+        s.secrets.insert("secret_theirs".into(), ("elaoms_client_data_key".into(), "theirs".into()));
+        let agent = s.agents.get_mut(OTHER_AGENT).unwrap().values_mut().next().unwrap();
+        let overrides = &mut agent["platform_settings"]["workspace_overrides"];
+        overrides["webhooks"]["post_call_webhook_id"] = "wh_theirs".into();
+        overrides["conversation_initiation_client_data_webhook"] = json!({"url": "https://theirs.example/ring",
+            "request_headers": {"Authorization": {"secret_id": "secret_theirs"}}});
+        s.tools.insert("tool_theirs".into(), json!({"id": "tool_theirs", "tool_config": {"type": "webhook",
+            "name": "search_data", "description": "theirs", "api_schema": {"url": "https://theirs.example/search"}}}));
+    });
+    let theirs = workshop.account.agent(OTHER_AGENT);
+    let text = workshop.set_up(&["--all-agents"]).await;
+    assert!(
+        text.contains("left alone") && text.contains("wh_theirs"),
+        "{text}"
+    );
+    assert_eq!(workshop.account.agent(OTHER_AGENT), theirs);
+    workshop.account.with(|s| {
+        assert_eq!(
+            s.secrets["secret_theirs"].1, "theirs",
+            "another's secret keeps its value"
+        );
+        assert_eq!(
+            s.tools["tool_theirs"]["tool_config"]["description"],
+            "theirs"
+        );
+        assert_eq!(
+            s.webhooks["wh_theirs"]["webhook_url"],
+            "https://theirs.example"
+        );
+    });
+
+    // Asked for, it is detached, without their header staying beside ours; and
+    // undone, it is as it was.
+    workshop
+        .set_up(&["--agent", OTHER_AGENT, "--replace"])
+        .await;
+    let agent = workshop.account.agent(OTHER_AGENT);
+    let ring = &agent["platform_settings"]["workspace_overrides"]["conversation_initiation_client_data_webhook"];
+    assert_eq!(
+        ring["request_headers"].as_object().unwrap().len(),
+        1,
+        "{ring}"
+    );
+    let (status, text) = workshop.service.run(&["setup", "--remove"]).await;
+    assert_eq!(status, 0, "{text}");
+    let mut restored = workshop.account.agent(OTHER_AGENT);
+    let declared = "/conversation_config/agent/dynamic_variables/dynamic_variable_placeholders";
+    *restored.pointer_mut(declared).unwrap() = json!({});
+    assert_eq!(restored, theirs);
+}
+
+#[tokio::test]
+async fn undone_everything_is_as_it_was() {
+    let workshop = Workshop::start().await;
+    let before = workshop.account.with(|s| s.account());
+    workshop.set_up(&["--all-agents"]).await;
+    assert_ne!(workshop.account.with(|s| s.account()), before);
+    let (status, text) = workshop.service.run(&["setup", "--remove"]).await;
+    assert_eq!(status, 0, "{text}");
+    assert!(
+        text.contains("stay declared"),
+        "what cannot be undone is told: {text}"
+    );
+    let after = workshop.account.with(|s| {
+        for branches in s.agents.values_mut() {
+            for agent in branches.values_mut() {
+                agent["conversation_config"]["agent"]["dynamic_variables"]["dynamic_variable_placeholders"] = json!({});
+            }
+        }
+        s.account()
+    });
+    assert_eq!(after, before);
+    assert_eq!(workshop.setting("PUBLIC_URL"), "");
+    assert!(!workshop.service.path(".elaoms-setup.json").exists());
+    let (status, text) = workshop.service.run(&["setup", "--remove"]).await;
+    assert!(status == 1 && text.contains("nothing is known"), "{text}");
+}
+
+#[tokio::test]
+async fn secrets_are_changed_without_one_refused_event() {
+    let workshop = Workshop::start().await;
+    workshop.set_up(&["--all-agents"]).await;
+    let old = workshop.setting("ELEVENLABS_POST_CALL_KEY");
+    let rotation = async {
+        let text = workshop.set_up(&["--rotate"]).await;
+        assert!(text.contains("the old webhook"), "{text}");
+    };
+    let mut rotation = std::pin::pin!(rotation);
+    let mut delivered = 0;
+    loop {
+        let deliver = async {
+            let conversation = format!("conv_{delivered}");
+            assert_eq!(
+                workshop.deliver(AGENT, &conversation).await,
+                200,
+                "{conversation}"
+            );
+        };
+        tokio::select! {
+            biased;
+            () = deliver => delivered += 1,
+            () = &mut rotation => break,
+        }
+        if delivered % 2 == 0 {
+            tokio::select! { () = &mut rotation => break, () = tokio::task::yield_now() => {} }
+        }
+    }
+    assert!(delivered > 3, "{delivered}");
+    assert_eq!(workshop.deliver(AGENT, "conv_after").await, 200);
+    let webhooks = workshop.account.with(|s| s.webhooks.len());
+    assert_eq!(webhooks, 1, "the old one is gone");
+    let now = workshop.setting("ELEVENLABS_POST_CALL_KEY");
+    assert!(now != old && now.ends_with(&format!(",{old}")), "{now}");
+    let key = workshop.setting("ELEVENLABS_CLIENT_DATA_KEY");
+    let held = workshop.account.with(|s| {
+        let secret = s
+            .secrets
+            .values()
+            .find(|(name, _)| name == "elaoms_client_data_key");
+        secret.unwrap().1.clone()
+    });
+    assert_eq!(key.split(',').next(), Some(held.as_str()));
+    let writes = workshop.writes();
+    workshop.set_up(&[]).await;
+    assert_eq!(workshop.writes(), writes);
+}
+
+#[tokio::test]
+async fn another_address_takes_a_new_webhook() {
+    let workshop = Workshop::start().await;
+    workshop.set_up(&["--all-agents"]).await;
+    let elsewhere = workshop.service.base.replace("127.0.0.1", "localhost");
+    let (status, text) = workshop
+        .service
+        .run(&["setup", "--url", &elsewhere, "--agent", AGENT])
+        .await;
+    assert_eq!(status, 0, "{text}");
+    // The other agent would have gone on with the old one.
+    for agent in [AGENT, OTHER_AGENT] {
+        let (url, _) = workshop.account.signed(agent, b"{}");
+        assert_eq!(url, format!("{elsewhere}/webhook/post-call"));
+    }
+    assert_eq!(
+        workshop
+            .account
+            .with(|s| (s.webhooks.len(), s.tools.len(), s.secrets.len())),
+        (1, 1, 2)
+    );
+    assert_eq!(workshop.setting("PUBLIC_URL"), elsewhere);
+}
+
+#[tokio::test]
+async fn every_branch_that_takes_calls_is_connected() {
+    let workshop = Workshop::start().await;
+    workshop.account.with(|s| {
+        let settings = s.agents.get_mut(AGENT).unwrap().remove("").unwrap();
+        s.agents
+            .get_mut(AGENT)
+            .unwrap()
+            .insert("agtbrch_main".into(), settings);
+        s.live.insert(format!("{AGENT}/agtbrch_main"), 70.0);
+    });
+    workshop.account.add_branch(AGENT, "agtbrch_trial", 30.0);
+    workshop.account.add_branch(AGENT, "agtbrch_draft", 0.0);
+    workshop.set_up(&["--agent", AGENT]).await;
+    let attached = workshop.account.with(|s| {
+        let attached = s.agents[AGENT].iter().map(|(branch, settings)| {
+            let webhooks = &settings["platform_settings"]["workspace_overrides"]["webhooks"];
+            (branch.clone(), webhooks["post_call_webhook_id"].is_string())
+        });
+        attached.collect::<Vec<_>>()
+    });
+    let expected = [
+        ("agtbrch_draft", false),
+        ("agtbrch_main", true),
+        ("agtbrch_trial", true),
+    ];
+    assert_eq!(
+        attached,
+        expected.map(|(branch, is)| (branch.to_owned(), is))
+    );
+}
+
+#[tokio::test]
+async fn the_workspace_is_changed_only_when_asked_for_and_as_a_whole() {
+    let workshop = Workshop::start().await;
+    let before = workshop.account.with(|s| s.workspace.clone());
+    workshop.set_up(&["--agent", AGENT, "--workspace"]).await;
+    let after = workshop.account.with(|s| s.workspace.clone());
+    assert_eq!(
+        after["rag_retention_period_days"],
+        before["rag_retention_period_days"]
+    );
+    assert!(after["webhooks"]["post_call_webhook_id"].is_string());
+    let overrides = &workshop.account.agent(AGENT)["platform_settings"]["workspace_overrides"];
+    assert_eq!(overrides["webhooks"]["post_call_webhook_id"], Value::Null);
+    let writes = workshop.writes();
+    workshop.set_up(&["--workspace"]).await;
+    assert_eq!(workshop.writes(), writes);
+    let (status, text) = workshop.service.run(&["setup", "--remove"]).await;
+    assert_eq!(status, 0, "{text}");
+    assert_eq!(workshop.account.with(|s| s.workspace.clone()), before);
+}
+
+#[tokio::test]
+async fn a_key_with_too_few_permissions_is_told_before_anything_is_done() {
+    for (key, missing) in [
+        ("xi-key-for-elevenlabs-0005", "convai_write"),
+        ("xi-key-without-webhooks", "webhooks_write"),
+        ("xi-key-that-is-wrong", "Invalid API key"),
+    ] {
+        let workshop = Workshop::start_with(&[("ELEVENLABS_SETUP_API_KEY", key)]).await;
+        let (env, account) = (workshop.env(), workshop.account.with(|s| s.account()));
+        let (status, text) = workshop.setup(&["--all-agents"]).await;
+        assert!(status == 1 && text.contains(missing), "{text}");
+        assert!(!text.contains(key), "{text}");
+        assert_eq!(workshop.account.with(|s| s.account()), account);
+        assert_eq!(workshop.env(), env);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_attached_while_nobody_answers() {
+    let mut workshop = Workshop::start().await;
+    workshop.service.kill().await;
+    let account = workshop.account.with(|s| s.account());
+    let (status, text) = workshop.setup(&["--all-agents"]).await;
+    assert!(
+        status == 1 && text.contains("nothing answers") && text.contains("elaoms serve"),
+        "{text}"
+    );
+    let (status, text) = workshop.setup(&[]).await;
+    assert!(
+        status == 1 && text.contains("--agent ID, or --all-agents"),
+        "it asks nobody: {text}"
+    );
+    let (status, text) = workshop.setup(&["--agent", "agent_nobody"]).await;
+    assert!(
+        status == 1 && text.contains("no agent agent_nobody"),
+        "{text}"
+    );
+    assert_eq!(workshop.account.with(|s| s.account()), account);
+}
+
+/// Whatever request of a set-up fails, and whether or not it was done: the next
+/// run completes it, and leaves nothing behind.
+#[tokio::test]
+async fn broken_off_anywhere_the_next_run_completes_it() {
+    let (requests, expected) = {
+        let workshop = Workshop::start().await;
+        workshop.set_up(&["--all-agents"]).await;
+        let requests = workshop.account.with(|s| {
+            let requests = s.seen.iter().filter(|s| !s.is_trial());
+            requests.map(Seen::is_write).collect::<Vec<bool>>()
+        });
+        let agent = workshop.account.agent(AGENT);
+        (requests, agent["platform_settings"]["overrides"].clone())
+    };
+    let mut cases = Vec::new();
+    for (number, is_write) in requests.into_iter().enumerate() {
+        // Ends a run at once; other statuses are asked again.
+        cases.push((number, Failure::Status(403)));
+        if is_write {
+            cases.push((number, Failure::LostAnswer));
+        }
+    }
+    let cases = cases
+        .into_iter()
+        .map(|(number, failure)| complete(number, failure, &expected));
+    stream::iter(cases)
+        .buffer_unordered(3)
+        .collect::<Vec<()>>()
+        .await;
+}
+
+async fn complete(number: usize, failure: Failure, expected: &Value) {
+    let workshop = Workshop::start().await;
+    workshop.account.with(|s| s.fail = Some((number, failure)));
+    // What failed may have been a request of the service.
+    let (_, first) = workshop.setup(&["--all-agents"]).await;
+    let (status, text) = workshop.setup(&["--all-agents"]).await;
+    let told = format!("request {number}, {failure:?}:\n{first}\nthen:\n{text}");
+    assert_eq!(status, 0, "{told}");
+    let agent = workshop.account.agent(AGENT);
+    assert_eq!(agent["platform_settings"]["overrides"], *expected, "{told}");
+    let left = workshop
+        .account
+        .with(|s| (s.webhooks.len(), s.tools.len(), s.secrets.len()));
+    assert_eq!(left, (1, 1, 2), "{told}");
+    assert_eq!(workshop.deliver(AGENT, "conv_1").await, 200, "{told}");
+    let writes = workshop.writes();
+    workshop.set_up(&["--all-agents"]).await;
+    assert_eq!(workshop.writes(), writes, "{told}");
+}
