@@ -5,6 +5,7 @@ mod backup;
 mod caller;
 mod check;
 mod demo;
+mod init;
 mod migrate;
 mod output;
 mod serve;
@@ -39,6 +40,8 @@ enum Command {
     Serve,
     /// Show what callers would hear, on loopback, without any account.
     Demo(demo::DemoArguments),
+    /// Write .env for a new installation, with secrets of its own.
+    Init,
     /// Connect agents at ElevenLabs: webhooks, secrets, search tool.
     Setup(setup::SetupArguments),
     /// Try the configured services for real.
@@ -81,6 +84,7 @@ pub fn run() -> ExitCode {
         match arguments.command.unwrap_or(Command::Serve) {
             Command::Serve => serve::run(file).await,
             Command::Demo(arguments) => demo::run(arguments).await,
+            Command::Init => init::run(file),
             Command::Setup(arguments) => setup::run(arguments, file).await,
             Command::Check(arguments) => check::run(arguments, file).await,
             Command::Caller(arguments) => caller::run(arguments, file).await,

@@ -1,7 +1,9 @@
 //! `elaoms check`: tries the configured services for real (guide, Phase 2).
 //!
-//! A line for each check: PASS or FAIL, the reason, the remedy. The exit
-//! status is 0 only if every check passed.
+//! A line for each check: PASS, WARN or FAIL, the reason, the remedy. The exit
+//! status is 0 only if none failed.
+
+mod setup;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,12 +11,13 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
+use serde::Serialize;
 
 use super::output::Output;
 use super::{admin, load};
 use crate::app::memory_store;
 use crate::clients::{ElevenLabs, ElevenLabsError, OpenAi, OpenAiError};
-use crate::config::{Config, Environment, Services};
+use crate::config::{Config, ConfigError, Environment, Services, SetupConfig};
 use crate::domain::agent_profile::AgentProfile;
 use crate::domain::call_event::{Role, Turn};
 use crate::domain::greeting::Greeting;
@@ -27,6 +30,9 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArguments {
+    /// Print the findings as JSON.
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     what: What,
 }
@@ -44,7 +50,9 @@ enum What {
     Memory,
     /// Read the settings that `serve` needs.
     Config,
-    /// All of these; the agent only if one is named.
+    /// Look at the account at ElevenLabs, and call our webhooks as it would.
+    Setup,
+    /// All of these; the agent only if one is named, the set-up if PUBLIC_URL is set.
     All {
         /// The agent's id.
         #[arg(long)]
@@ -55,43 +63,122 @@ enum What {
 /// What a check found: a remark, or a reason and a remedy.
 type Outcome = Result<String, (String, &'static str)>;
 
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+enum Level {
+    Pass,
+    Warn,
+    Fail,
+}
+
+/// A line of the output.
+#[derive(Debug, Clone, Serialize)]
+struct Finding {
+    check: String,
+    level: Level,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<&'static str>,
+}
+
+impl Finding {
+    fn pass(check: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self {
+            check: check.into(),
+            level: Level::Pass,
+            detail: detail.into(),
+            remedy: None,
+        }
+    }
+
+    fn warn(check: impl Into<String>, detail: impl Into<String>, remedy: &'static str) -> Self {
+        Self {
+            level: Level::Warn,
+            remedy: Some(remedy),
+            ..Self::pass(check, detail)
+        }
+    }
+
+    fn fail(check: impl Into<String>, detail: impl Into<String>, remedy: &'static str) -> Self {
+        Self {
+            level: Level::Fail,
+            ..Self::warn(check, detail, remedy)
+        }
+    }
+
+    fn of(check: &str, outcome: Outcome) -> Self {
+        match outcome {
+            Ok(remark) => Self::pass(check, remark),
+            Err((reason, remedy)) => Self::fail(check, reason.trim_end(), remedy),
+        }
+    }
+}
+
 pub(super) async fn run(arguments: CheckArguments, file: Option<&Path>) -> ExitCode {
     // What `serve` lacks is one of the checks.
-    let settings = |env: &Environment| Ok((Services::from_env(env)?, config(env)));
-    let (services, config) = match load(file, settings) {
+    let settings = |env: &Environment| {
+        Ok((
+            Services::from_env(env)?,
+            config(env),
+            SetupConfig::from_env(env),
+        ))
+    };
+    let (services, config, setup) = match load(file, settings) {
         Ok(settings) => settings,
         Err(code) => return code,
     };
-    let mut outcomes: Vec<(&str, Outcome)> = Vec::new();
+    let mut found = Vec::new();
+    let mut add = |name: &str, outcome| found.push(Finding::of(name, outcome));
     match arguments.what {
-        What::Openai => outcomes.push(("openai", openai(services).await)),
-        What::Agent { id } => outcomes.push(("agent", agent(&services, &id).await)),
-        What::Memory => outcomes.push(("memory", memory(&services).await)),
-        What::Config => outcomes.push(("config", config)),
+        What::Openai => add("openai", openai(services).await),
+        What::Agent { id } => add("agent", agent(&services, &id).await),
+        What::Memory => add("memory", memory(&services).await),
+        What::Config => add("config", config),
+        What::Setup => found.extend(connection(setup).await),
         What::All { agent: id } => {
-            outcomes.push(("config", config));
-            outcomes.push(("memory", memory(&services).await));
+            add("config", config);
+            add("memory", memory(&services).await);
             if let Some(id) = id {
-                outcomes.push(("agent", agent(&services, &id).await));
+                add("agent", agent(&services, &id).await);
             }
-            outcomes.push(("openai", openai(services).await));
+            let is_connected = services.public_url.is_some();
+            add("openai", openai(services).await);
+            if is_connected {
+                found.extend(connection(setup).await);
+            }
         }
     }
-    let (mut output, mut passed) = (Output::new(), true);
-    for (name, outcome) in outcomes {
-        match outcome {
-            Ok(remark) => writeln!(output, "PASS {name}: {remark}"),
-            Err((reason, remedy)) => {
-                passed = false;
-                writeln!(
-                    output,
-                    "FAIL {name}: {}\n     remedy: {remedy}",
-                    reason.trim_end()
-                );
-            }
+    let mut output = Output::new();
+    let passed = found.iter().all(|finding| finding.level != Level::Fail);
+    if arguments.json {
+        let found = serde_json::to_string_pretty(&found).unwrap_or_default();
+        writeln!(output, "{found}");
+        return output.status(passed);
+    }
+    for finding in found {
+        let level = match finding.level {
+            Level::Pass => "PASS",
+            Level::Warn => "WARN",
+            Level::Fail => "FAIL",
+        };
+        writeln!(output, "{level} {}: {}", finding.check, finding.detail);
+        if let Some(remedy) = finding.remedy {
+            writeln!(output, "     remedy: {remedy}");
         }
     }
     output.status(passed)
+}
+
+async fn connection(setup: Result<SetupConfig, ConfigError>) -> Vec<Finding> {
+    match setup {
+        Ok(setup) => setup::findings(setup).await,
+        Err(error) => vec![Finding::fail(
+            "setup",
+            error.to_string(),
+            "set it in .env or in the environment",
+        )],
+    }
 }
 
 fn config(env: &Environment) -> Outcome {

@@ -536,3 +536,155 @@ async fn complete(number: usize, failure: Failure, expected: &Value) {
     workshop.set_up(&["--all-agents"]).await;
     assert_eq!(workshop.writes(), writes, "{told}");
 }
+
+impl Workshop {
+    /// What `check setup` finds: `LEVEL check`, and the whole of it.
+    async fn check(&self) -> (i32, Vec<String>, Value) {
+        let (status, text) = self.service.run(&["check", "setup", "--json"]).await;
+        let found: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+        let lines = found.as_array().unwrap().iter().map(|finding| {
+            let text = |name: &str| finding[name].as_str().unwrap().to_owned();
+            format!("{} {}", text("level"), text("check"))
+        });
+        (status, lines.collect(), found)
+    }
+}
+
+#[tokio::test]
+async fn a_check_looks_at_the_account_as_it_is() {
+    let workshop = Workshop::start().await;
+    let (status, found, _) = workshop.check().await;
+    assert_eq!(
+        (status, found),
+        (1, vec!["FAIL setup".to_owned()]),
+        "before it is set up"
+    );
+    workshop.set_up(&["--agent", AGENT]).await;
+    workshop.account.add_number("+16125559999", OTHER_AGENT);
+    let (status, found, all) = workshop.check().await;
+    let expected = [
+        "PASS webhook",
+        "PASS client-data",
+        "PASS search-data",
+        "PASS post-call",
+        "PASS search tool",
+        "WARN agent Luigi",
+        "PASS agent Margaret",
+    ];
+    assert_eq!(
+        (status, found),
+        (0, expected.map(str::to_owned).to_vec()),
+        "{all}"
+    );
+
+    workshop.account.with(|s| {
+        let webhook = s.webhooks.values_mut().next().unwrap();
+        webhook["is_auto_disabled"] = true.into();
+        webhook["is_disabled"] = true.into();
+        webhook["retry_enabled"] = false.into();
+        webhook["most_recent_failure_error_code"] = 401.into();
+        webhook["most_recent_failure_timestamp"] = jiff::Timestamp::now().as_second().into();
+        let agent = s
+            .agents
+            .get_mut(AGENT)
+            .unwrap()
+            .values_mut()
+            .next()
+            .unwrap();
+        let settings = &mut agent["platform_settings"];
+        settings["overrides"]["conversation_config_override"]["agent"]["first_message"] =
+            false.into();
+        settings["workspace_overrides"]["webhooks"]["transcript_format"] = "opentelemetry".into();
+        settings["privacy"]["zero_retention_mode"] = true.into();
+        let tool = s.tools.values_mut().next().unwrap();
+        tool["usage_stats"] = json!({"total_calls": 7, "avg_latency_secs": 3.5});
+    });
+    let (status, found, all) = workshop.check().await;
+    let expected = [
+        "FAIL webhook",
+        "WARN webhook",
+        "PASS client-data",
+        "PASS search-data",
+        "PASS post-call",
+        "WARN search tool",
+        "WARN agent Luigi",
+        "WARN agent Margaret",
+        "FAIL agent Margaret",
+        "WARN agent Margaret",
+    ];
+    assert_eq!(
+        (status, found),
+        (1, expected.map(str::to_owned).to_vec()),
+        "{all}"
+    );
+    let text = all.to_string();
+    for told in [
+        "disabled by ElevenLabs",
+        "no retries",
+        "--rotate",
+        "next_greeting",
+        "opentelemetry",
+        "3.5 s",
+    ] {
+        assert!(text.contains(told), "{told:?} in {text}");
+    }
+    // What a person reads; and a secret that the service does not have.
+    std::fs::write(
+        workshop.service.path(".env"),
+        workshop.env().replace("wsec_secret", "wsec_other"),
+    )
+    .unwrap();
+    let (status, text) = workshop.service.run(&["check", "setup"]).await;
+    assert!(
+        status == 1 && text.contains("FAIL post-call") && text.contains("remedy: restart"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_new_installation_begins_with_secrets_of_its_own() {
+    let workshop = Workshop::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let init = || {
+        crate::service::command(folder.path(), &[])
+            .arg("init")
+            .output()
+    };
+    let told = init().await.unwrap();
+    let text = String::from_utf8(told.stdout).unwrap();
+    for command in ["elaoms serve", "elaoms setup --url", "OPENAI_API_KEY"] {
+        assert!(text.contains(command), "{text}");
+    }
+    let path = folder.path().join(".env");
+    let env = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(
+        std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    assert!(
+        env.contains("ELEVENLABS_POST_CALL_KEY=unconnected-"),
+        "{env}"
+    );
+    let again = init().await.unwrap();
+    assert!(
+        String::from_utf8(again.stdout)
+            .unwrap()
+            .contains("nothing was changed")
+    );
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), env);
+    // Its secrets let a service start, and are no two installations'.
+    let value = |text: &str, name: &str| {
+        let line = text
+            .lines()
+            .find_map(|l| l.strip_prefix(&format!("{name}=")));
+        line.unwrap().to_owned()
+    };
+    for name in [
+        "ELEVENLABS_CLIENT_DATA_KEY",
+        "ELEVENLABS_SEARCH_DATA_KEY",
+        "ADMIN_KEY",
+    ] {
+        assert_eq!(value(&env, name).len(), 43, "{name}");
+        assert_ne!(value(&env, name), value(&workshop.env(), name));
+    }
+}

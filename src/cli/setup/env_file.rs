@@ -34,6 +34,15 @@ impl EnvFile {
         Ok(Self { path, text })
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.text.trim().is_empty()
+    }
+
+    /// What a new file holds; written with the first setting.
+    pub fn begin_with(&mut self, text: &str) {
+        text.clone_into(&mut self.text);
+    }
+
     /// A file beside it.
     pub fn beside(&self, name: &str) -> PathBuf {
         self.path.with_file_name(name)

@@ -82,7 +82,9 @@ impl Setting {
                 "greetings cannot be the first message; they come as the variable next_greeting"
             }
             Self::ClientDataWebhook => "rings do not reach this ELAOMS: nobody is recognised",
-            Self::PostCallWebhook => "calls that end do not reach this ELAOMS: nothing is learned",
+            Self::PostCallWebhook => {
+                "calls that end do not reach this ELAOMS in a form that it reads: nothing is learned"
+            }
             Self::SearchTool => "the agent cannot look up what a caller told",
             Self::Variable => {
                 "a text that uses this variable ends the call when ELAOMS cannot be asked"
@@ -155,9 +157,26 @@ impl Change {
             before if self.setting == Setting::Variable => {
                 format!("{name}: declared (was {before})")
             }
-            before if before == short(&self.after) => format!("{name}: corrected ({before})"),
+            before if before == short(&self.after) => {
+                format!("{name} ({before}): {}", self.differences())
+            }
             before => format!("{name}: {before} → {}", short(&self.after)),
         }
+    }
+}
+
+impl Change {
+    /// The parts of an object that differ.
+    fn differences(&self) -> String {
+        let parts = self.after.as_object().into_iter().flatten();
+        let parts = parts.filter(|(key, after)| !holds(&self.before[*key], after));
+        let parts: Vec<String> = parts
+            .map(|(key, after)| match &self.before[key] {
+                Value::Null => format!("{key} is missing"),
+                before => format!("{key} {before} → {after}"),
+            })
+            .collect();
+        parts.join(", ")
     }
 }
 

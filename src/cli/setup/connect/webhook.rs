@@ -1,0 +1,251 @@
+//! The post-call webhook, whose secret ElevenLabs shows once.
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::keys::with_old;
+use super::{NOT_MADE, Options, Seen, UNCONNECTED};
+use crate::cli::setup::probe::Probe;
+use crate::cli::setup::{Outcome, Session, Trouble};
+use crate::clients::Webhook;
+use crate::domain::connection::WEBHOOK_NAME;
+use crate::secrets::Secrets;
+
+impl Session {
+    /// The webhook that is to be replaced: for another address, or a new secret.
+    pub(super) fn replaced_webhook(
+        &self,
+        seen: &Seen,
+        options: &Options,
+    ) -> Outcome<Option<Webhook>> {
+        let known = self.config.webhook_id.as_ref();
+        let known = known.and_then(|id| seen.webhooks.iter().find(|webhook| webhook.id == *id));
+        let is_at_our_place = |webhook: &&Webhook| webhook.url == options.url.post_call();
+        if let Some(known) = known {
+            return Ok((options.rotate || !is_at_our_place(&known)).then(|| known.clone()));
+        }
+        let unknown = seen.webhooks.iter().filter(is_at_our_place);
+        let unknown = unknown.filter(|webhook| !self.is_lost(webhook)).next();
+        match unknown {
+            None => Ok(None),
+            Some(webhook) if options.rotate => Ok(Some(webhook.clone())),
+            Some(webhook) if self.has_entered_secret() => {
+                if webhook.most_recent_failure_error_code == Some(401) {
+                    return Err(Trouble::new(
+                        format!(
+                            "the webhook {:?} was refused with 401 when it delivered last: its secret is another than \
+                             ELEVENLABS_POST_CALL_KEY",
+                            webhook.name
+                        ),
+                        "run it with --rotate: a new webhook is made, and takes its place",
+                    ));
+                }
+                Ok(None)
+            }
+            Some(webhook) => Err(Trouble::new(
+                format!(
+                    "there is a webhook {:?} for this address, and its secret is not in the settings",
+                    webhook.name
+                ),
+                "set ELEVENLABS_POST_CALL_KEY to its secret if you have it; else run it with --rotate: a new webhook \
+                 is made, and takes its place",
+            )),
+        }
+    }
+
+    /// Whether a webhook was made by a run that was broken off before it had the
+    /// secret, which is shown once.
+    fn is_lost(&self, webhook: &Webhook) -> bool {
+        let is_unused = webhook.usage.as_ref().is_none_or(Vec::is_empty);
+        webhook.name == WEBHOOK_NAME && is_unused && self.journal.record.making.contains("webhook")
+    }
+
+    fn has_entered_secret(&self) -> bool {
+        let first = self.config.post_call_key.first();
+        first.is_some_and(|secret| !secret.expose_secret().starts_with(UNCONNECTED))
+    }
+
+    /// The id of the webhook whose secret we have. It is enabled, with retries, and
+    /// the service behind our address knows the secret.
+    pub(super) async fn keep_webhook(
+        &mut self,
+        seen: &Seen,
+        options: &Options,
+        replaced: Option<Webhook>,
+    ) -> Outcome<String> {
+        let title = format!("webhook {WEBHOOK_NAME}");
+        let at_our_place = |webhook: &&Webhook| webhook.url == options.url.post_call();
+        let known = self.config.webhook_id.as_ref();
+        let kept = match (&replaced, known) {
+            (Some(_), _) => None,
+            (None, Some(id)) => seen.webhooks.iter().find(|webhook| webhook.id == *id),
+            (None, None) => None,
+        };
+        let adopted = seen.webhooks.iter().filter(at_our_place);
+        let adopted = adopted
+            .filter(|w| replaced.is_none() && !self.is_lost(w))
+            .next();
+        let Some(webhook) = kept.or(adopted) else {
+            return self.make_webhook(seen, options, replaced).await;
+        };
+        let record = &mut self.journal.record;
+        record.ours.insert(webhook.id.clone());
+        if kept.is_none() {
+            self.report.changed(
+                title.clone(),
+                "there is one for this address; taken over, with the secret in the settings",
+            );
+            self.write_settings(&[("ELEVENLABS_WEBHOOK_ID", webhook.id.clone())])?;
+        }
+        let secret = self.config.post_call_key.first().cloned();
+        self.prove_secret(options, &secret.unwrap_or_default())
+            .await?;
+        let mut wrong = Vec::new();
+        if webhook.is_disabled || webhook.is_auto_disabled {
+            wrong.push(match webhook.is_auto_disabled {
+                true => "was disabled by ElevenLabs after failures",
+                false => "was disabled",
+            });
+        }
+        if webhook.retry_enabled == Some(false)
+            || (webhook.retry_enabled.is_none() && !self.journal.record.retries_on)
+        {
+            wrong.push("had no retries");
+        }
+        if wrong.is_empty() {
+            self.report.kept(title.clone(), "enabled, with retries");
+        } else {
+            self.enable_webhook(&webhook.id).await?;
+            self.report
+                .changed(title.clone(), format!("{}: corrected", wrong.join(", ")));
+        }
+        if webhook.most_recent_failure_error_code == Some(401) {
+            self.report.warn(
+                title,
+                "its last failure was a 401: if calls go on being refused, run this with --rotate",
+            );
+        }
+        Ok(webhook.id.clone())
+    }
+
+    async fn make_webhook(
+        &mut self,
+        seen: &Seen,
+        options: &Options,
+        replaced: Option<Webhook>,
+    ) -> Outcome<String> {
+        let title = format!("webhook {WEBHOOK_NAME}");
+        if self.dry_run {
+            self.report.changed(
+                title,
+                format!("would be made for {}", options.url.post_call()),
+            );
+            return Ok(NOT_MADE.to_owned());
+        }
+        let lost: Vec<String> = seen
+            .webhooks
+            .iter()
+            .filter(|webhook| webhook.url == options.url.post_call() && self.is_lost(webhook))
+            .map(|webhook| webhook.id.clone())
+            .collect();
+        for id in &lost {
+            let deleted = self
+                .account
+                .ask(async |api| api.delete_webhook(id).await)
+                .await;
+            deleted.map_err(|e| Trouble::api("a webhook whose secret was lost", &e))?;
+        }
+        self.journal.record.making.insert("webhook".to_owned());
+        self.journal.record.retries_on = false;
+        if let Some(replaced) = &replaced {
+            self.journal.record.ours.insert(replaced.id.clone());
+            self.journal.record.retired.insert(replaced.id.clone());
+        }
+        self.journal.save()?;
+        let url = options.url.post_call();
+        let made = self
+            .account
+            .ask_once(async |api| api.create_webhook(WEBHOOK_NAME, &url).await)
+            .await;
+        let made = made.map_err(|e| Trouble::api("a webhook", &e))?;
+        // Its secret is shown this once: nothing else comes first.
+        let known = match self.has_entered_secret() {
+            true => self.config.post_call_key.clone(),
+            false => Secrets::default(),
+        };
+        self.journal.record.supersede(&known);
+        self.write_settings(&[
+            ("ELEVENLABS_POST_CALL_KEY", with_old(&made.secret, &known)),
+            ("ELEVENLABS_WEBHOOK_ID", made.id.clone()),
+        ])?;
+        let record = &mut self.journal.record;
+        record.making.remove("webhook");
+        record.ours.insert(made.id.clone());
+        self.journal.save()?;
+        self.report.changed(
+            title,
+            format!("made for {url}, its secret written to the settings"),
+        );
+        self.prove_secret(options, &made.secret).await?;
+        self.enable_webhook(&made.id).await?;
+        Ok(made.id)
+    }
+
+    /// The service takes what is signed with the secret. Nothing is attached before.
+    async fn prove_secret(&mut self, options: &Options, secret: &SecretString) -> Outcome<()> {
+        self.tell_keys(Some(secret)).await?;
+        match Probe::new(&options.url)?.post_call(secret).await {
+            Ok(()) => {
+                self.report.kept(
+                    "a signed test event",
+                    "was taken, and one with a wrong signature refused",
+                );
+                Ok(())
+            }
+            Err((reason, remedy)) if self.dry_run => {
+                self.report
+                    .warn("a signed test event", format!("{reason}\n{remedy}"));
+                Ok(())
+            }
+            Err((reason, remedy)) => Err(Trouble::new(reason, remedy)),
+        }
+    }
+
+    async fn enable_webhook(&mut self, id: &str) -> Outcome<()> {
+        if self.dry_run {
+            return Ok(());
+        }
+        let enabled = self
+            .account
+            .ask(async |api| api.enable_webhook(id, WEBHOOK_NAME).await)
+            .await;
+        enabled.map_err(|e| Trouble::api("the webhook's retries", &e))?;
+        self.journal.record.retries_on = true;
+        Ok(self.journal.save()?)
+    }
+
+    pub(super) async fn delete_retired(&mut self, seen: &Seen) -> Outcome<()> {
+        if self.dry_run {
+            return Ok(());
+        }
+        for id in self.journal.record.retired.clone() {
+            if seen.webhooks.iter().any(|webhook| webhook.id == id) {
+                let deleted = self
+                    .account
+                    .ask(async |api| api.delete_webhook(&id).await)
+                    .await;
+                if let Err(error) = deleted {
+                    self.report.warn(
+                        "the old webhook",
+                        format!("cannot be deleted ({error}): something still refers to it, in another agent perhaps; \
+                                 until then its secret has to stay in the settings"),
+                    );
+                    continue;
+                }
+                self.report.changed("the old webhook", "deleted");
+            }
+            self.journal.record.retired.remove(&id);
+            self.journal.save()?;
+        }
+        Ok(())
+    }
+}
