@@ -41,10 +41,10 @@ impl Account {
     ///
     /// # Errors
     /// [`ElevenLabsError`] of the last try.
-    pub async fn ask<T>(
-        &self,
-        what: impl AsyncFn(&ElevenLabs) -> Result<T, ElevenLabsError>,
-    ) -> Result<T, ElevenLabsError> {
+    pub async fn ask<T, A>(&self, what: impl Fn(Arc<ElevenLabs>) -> A) -> Result<T, ElevenLabsError>
+    where
+        A: Future<Output = Result<T, ElevenLabsError>>,
+    {
         self.ask_if(what, |_| true).await
     }
 
@@ -53,27 +53,33 @@ impl Account {
     ///
     /// # Errors
     /// [`ElevenLabsError`] of the last try.
-    pub async fn ask_once<T>(
+    pub async fn ask_once<T, A>(
         &self,
-        what: impl AsyncFn(&ElevenLabs) -> Result<T, ElevenLabsError>,
-    ) -> Result<T, ElevenLabsError> {
+        what: impl Fn(Arc<ElevenLabs>) -> A,
+    ) -> Result<T, ElevenLabsError>
+    where
+        A: Future<Output = Result<T, ElevenLabsError>>,
+    {
         let is_refused =
             |error: &ElevenLabsError| matches!(error, ElevenLabsError::Status { status: 429, .. });
         self.ask_if(what, is_refused).await
     }
 
-    async fn ask_if<T>(
+    async fn ask_if<T, A>(
         &self,
-        what: impl AsyncFn(&ElevenLabs) -> Result<T, ElevenLabsError>,
+        what: impl Fn(Arc<ElevenLabs>) -> A,
         again: impl Fn(&ElevenLabsError) -> bool,
-    ) -> Result<T, ElevenLabsError> {
+    ) -> Result<T, ElevenLabsError>
+    where
+        A: Future<Output = Result<T, ElevenLabsError>>,
+    {
         let mut tried = 0;
         loop {
             tried += 1;
             // Held while it pauses, too: who is told to wait sends nothing else
             // in the meantime.
             let _permit = self.permits.acquire().await;
-            let error = match what(&self.client).await {
+            let error = match what(Arc::clone(&self.client)).await {
                 Err(error) if tried < TRIES && again(&error) => error,
                 answer => return answer,
             };

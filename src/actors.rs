@@ -6,7 +6,9 @@
 //!                 ├─ OpenAiClient
 //!                 ├─ Inbox
 //!                 ├─ Archiver
-//!                 └─ Retention
+//!                 ├─ Retention
+//!                 ├─ Reconciler
+//!                 └─ WebhookWatch
 //! ```
 //!
 //! Actor references and messages never leave their module: the rest of the
@@ -31,12 +33,14 @@ mod openai;
 mod parsed_calls;
 mod pipeline;
 mod progress;
+mod reconciler;
 mod retention;
 mod router;
 mod session;
 mod single_flight;
 mod slot;
 mod supervisor;
+mod webhook_watch;
 mod worker;
 
 pub use agent_cache::AgentCache;
@@ -46,6 +50,7 @@ pub use health::{Health, Readiness};
 pub use inbox::{Delivery, Inbox, Receipt, Recording};
 pub use openai::{GreetingFailure, OpenAiClient, OpenAiLimits};
 pub use progress::Stuck;
+pub use reconciler::{Confirmation, Connection, Progress, ReconcileError, Reconciler, Search};
 pub use retention::Retention;
 pub use router::{SessionError, SessionOptions, Sessions};
 pub use session::{CallerView, Published};

@@ -112,6 +112,9 @@ impl Parts {
             elevenlabs: elevenlabs
                 .map(|(url, key)| ElevenLabs::new(url, key))
                 .transpose()?,
+            public_url: services.public_url.clone(),
+            webhook_id: services.webhook_id.clone(),
+            reconcile_interval: services.reconcile_interval,
             openai: openai
                 .map(|(options, limits)| OpenAi::new(options).map(|client| (client, limits)))
                 .transpose()?,
@@ -148,6 +151,7 @@ impl Parts {
                 callers: system.callers.clone(),
                 agents: system.agents.clone(),
                 inbox: system.inbox.clone(),
+                reconciler: system.reconciler.clone(),
                 register: Arc::clone(&self.register),
                 caller_rules,
                 keys,
@@ -245,6 +249,7 @@ impl App {
             sessions: system.sessions.clone(),
             agents: system.agents.clone(),
             inbox: system.inbox.clone(),
+            reconciler: system.reconciler.clone(),
             directory: system.directory.clone(),
             metrics: Arc::clone(&metrics),
             caller_ids: services.caller_ids,

@@ -8,6 +8,7 @@ mod demo;
 mod init;
 mod migrate;
 mod output;
+mod reconcile;
 mod serve;
 mod setup;
 
@@ -46,6 +47,8 @@ enum Command {
     Setup(setup::SetupArguments),
     /// Try the configured services for real.
     Check(check::CheckArguments),
+    /// Fetch calls whose webhook never came, or that were before.
+    Reconcile(reconcile::ReconcileArguments),
     /// Show, export, correct, erase or link a caller.
     Caller(caller::CallerArguments),
     /// Read, retry or drop what was given up.
@@ -87,6 +90,7 @@ pub fn run() -> ExitCode {
             Command::Init => init::run(file),
             Command::Setup(arguments) => setup::run(arguments, file).await,
             Command::Check(arguments) => check::run(arguments, file).await,
+            Command::Reconcile(arguments) => reconcile::run(arguments, file).await,
             Command::Caller(arguments) => caller::run(arguments, file).await,
             Command::DeadLetters(arguments) => admin::dead_letters(arguments, file).await,
             Command::Audit(arguments) => admin::audit(&arguments, file).await,

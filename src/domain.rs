@@ -21,6 +21,7 @@ pub mod name;
 pub mod personalization;
 pub mod profile;
 pub mod prompt;
+pub mod reconciliation;
 pub mod search;
 pub mod standing;
 pub mod tiers;

@@ -28,7 +28,7 @@ use tokio::sync::Semaphore;
 use warp::filters::BoxedFilter;
 use warp::{Filter, Reply, path};
 
-use crate::actors::{AgentCache, Directory, Inbox, Sessions};
+use crate::actors::{AgentCache, Directory, Inbox, Reconciler, Sessions};
 use crate::domain::caller_rules::CallerRules;
 use crate::metric_definitions::{Endpoint, Metrics};
 use crate::secrets::{KeySet, WebhookKeys};
@@ -58,6 +58,8 @@ pub struct PublicState {
     pub agents: AgentCache,
     /// Where events go.
     pub inbox: Inbox,
+    /// Fetches calls whose event is too old to be trusted.
+    pub reconciler: Reconciler,
     /// What operators decided about callers.
     pub directory: Directory,
     /// Where everything is counted.

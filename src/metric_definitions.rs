@@ -4,19 +4,17 @@
 //! there, at zero, from the first scrape. No caller, agent or call ever is a
 //! label. Handles are resolved once; counting is one atomic operation.
 
+mod descriptions;
 mod labels;
 
 use std::marker::PhantomData;
 
-use metrics::{
-    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
-    gauge, histogram, with_local_recorder,
-};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram, with_local_recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 pub use labels::{
-    ActorKind, CacheResult, CallOutcome, Dropped, Endpoint, Label, OpenAiOutcome, Pool,
-    RingOutcome, SearchOutcome, Status, Tier, TierResult, TokenKind,
+    ActorKind, CacheResult, CallOutcome, Dropped, Endpoint, Label, OpenAiOutcome, Pool, Reconciled,
+    RingOutcome, SearchOutcome, Status, Tier, TierResult, TokenKind, WebhookState,
 };
 
 /// One metric handle for each value of a label.
@@ -102,6 +100,10 @@ pub struct Metrics {
     pub storage_size: Gauge,
     /// `elaoms_actor_restarts_total{actor}`
     pub actor_restarts: Family<ActorKind, Counter>,
+    /// `elaoms_reconciled_calls_total{result}`
+    pub reconciled: Family<Reconciled, Counter>,
+    /// `elaoms_webhook_state{state}`
+    pub webhook_state: Family<WebhookState, Gauge>,
     /// `elaoms_last_post_call_timestamp_seconds`
     pub last_post_call: Gauge,
 }
@@ -154,7 +156,7 @@ impl Metrics {
         let recorder = builder.build_recorder();
         let handle = recorder.handle();
         let metrics = with_local_recorder(&recorder, || {
-            describe();
+            descriptions::describe();
             gauge!("elaoms_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
             Self::register()
         });
@@ -227,6 +229,12 @@ impl Metrics {
             storage_free: unset(gauge!("elaoms_storage_free_bytes")),
             storage_size: unset(gauge!("elaoms_storage_size_bytes")),
             actor_restarts: Family::new(restarts),
+            reconciled: Family::new(|r: Reconciled| {
+                zero(counter!("elaoms_reconciled_calls_total", "result" => r.as_str()))
+            }),
+            webhook_state: Family::new(|s: WebhookState| {
+                unset(gauge!("elaoms_webhook_state", "state" => s.as_str()))
+            }),
             last_post_call: unset(gauge!("elaoms_last_post_call_timestamp_seconds")),
         }
     }
@@ -240,135 +248,6 @@ fn zero(counter: Counter) -> Counter {
 fn unset(gauge: Gauge) -> Gauge {
     gauge.set(0.0);
     gauge
-}
-
-fn describe() {
-    let s = Unit::Seconds;
-    describe_histogram!(
-        "elaoms_client_data_duration_seconds",
-        s,
-        "From the ring's request to its answer."
-    );
-    describe_histogram!(
-        "elaoms_search_data_duration_seconds",
-        s,
-        "From a search's request to its answer."
-    );
-    describe_histogram!(
-        "elaoms_post_call_processing_duration_seconds",
-        s,
-        "From the receipt of a post-call event until nothing is left to do."
-    );
-    describe_counter!(
-        "elaoms_webhook_requests_total",
-        "Webhook requests by the status answered."
-    );
-    describe_gauge!(
-        "elaoms_connections",
-        "Open connections of the public listener."
-    );
-    describe_counter!(
-        "elaoms_connections_dropped_total",
-        "Connections of strangers closed, connections refused, and bodies cut off, to keep room for others."
-    );
-    describe_counter!(
-        "elaoms_openai_requests_total",
-        "Greetings asked for, each counted once after its retries."
-    );
-    describe_counter!("elaoms_openai_attempts_total", "Requests sent to OpenAI.");
-    describe_histogram!(
-        "elaoms_openai_request_duration_seconds",
-        s,
-        "Duration of one request to OpenAI."
-    );
-    describe_counter!("elaoms_openai_tokens_total", "Tokens billed.");
-    describe_histogram!(
-        "elaoms_openai_limiter_wait_seconds",
-        s,
-        "How long a greeting waited for the rate limiter."
-    );
-    describe_gauge!(
-        "elaoms_openai_breaker_open",
-        "1 while OpenAI is not asked because it keeps failing."
-    );
-    describe_counter!(
-        "elaoms_agent_cache_requests_total",
-        "Look-ups of agent profiles."
-    );
-    describe_gauge!("elaoms_agent_cache_entries", "Agent profiles held.");
-    describe_counter!(
-        "elaoms_tier_queries_total",
-        "Reads of a tier from the memory store."
-    );
-    describe_histogram!(
-        "elaoms_tier_query_duration_seconds",
-        s,
-        "Duration of a read of a tier from the memory store."
-    );
-    describe_gauge!(
-        "elaoms_inbox_pending",
-        "Post-call events with something left to do."
-    );
-    describe_gauge!(
-        "elaoms_inbox_oldest_pending_seconds",
-        s,
-        "Age of the oldest of them; 0 if there is none."
-    );
-    describe_gauge!(
-        "elaoms_dead_letters",
-        "Post-call events given up or never understood."
-    );
-    describe_gauge!("elaoms_sessions_active", "Caller sessions in memory.");
-    describe_gauge!(
-        "elaoms_sessions_max",
-        "Caller sessions that there may be (MAX_SESSIONS)."
-    );
-    describe_gauge!(
-        "elaoms_instances",
-        "Instances that share the database and live, this one included; 0 without PostgreSQL."
-    );
-    describe_counter!(
-        "elaoms_lease_takeovers_total",
-        "Events that this instance has taken over from others that were gone."
-    );
-    describe_counter!(
-        "elaoms_fence_refusals_total",
-        "Times this instance was refused because another had taken its event over."
-    );
-    describe_gauge!(
-        "elaoms_database_busy_connections",
-        "Connections to PostgreSQL in use, of 8 for rings and searches and 16 for work; the 4 that take events in are not counted."
-    );
-    describe_gauge!(
-        "elaoms_database_standbys",
-        "Standbys that follow PostgreSQL; 0 where the user may not see them (pg_monitor)."
-    );
-    describe_gauge!(
-        "elaoms_database_replication_lag_seconds",
-        s,
-        "How far PostgreSQL's furthest standby is behind; 0 without one, or where the user may not see it."
-    );
-    let b = Unit::Bytes;
-    describe_gauge!(
-        "elaoms_storage_free_bytes",
-        b,
-        "Free space on the disk of the database."
-    );
-    describe_gauge!(
-        "elaoms_storage_size_bytes",
-        b,
-        "Size of the disk of the database."
-    );
-    describe_counter!(
-        "elaoms_actor_restarts_total",
-        "Actors restarted after a failure."
-    );
-    describe_gauge!(
-        "elaoms_last_post_call_timestamp_seconds",
-        s,
-        "Unix time of the last post-call event taken; 0 before the first."
-    );
-    describe_gauge!("elaoms_build_info", "1; the version is the label.");
 }
 
 #[cfg(test)]

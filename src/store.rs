@@ -44,7 +44,7 @@ pub use sqlite::{
     BackupProgress, Contents, Restored, SqliteDatabase, SqliteLedger, SqliteMemoryStore,
     SqliteRecordIndex, SqliteRegister, back_up, restore,
 };
-pub use transfer::{CallerExport, Moved, call_mark};
+pub use transfer::{CallerExport, Moved, call_mark, caller_mark};
 
 /// Why the store could not do what was asked. Never holds a caller's data.
 #[derive(Debug, Clone, thiserror::Error)]

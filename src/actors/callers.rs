@@ -133,6 +133,14 @@ impl Callers {
         Ok(DecisionsReport::of(&self.directory.standings()))
     }
 
+    /// The person behind a number.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn person(&self, caller: &CallerId) -> Result<CallerId, CallerError> {
+        Ok(self.directory.confirmed_person(caller).await?)
+    }
+
     /// Whether a caller is known.
     ///
     /// # Errors

@@ -9,10 +9,11 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tracing::Instrument;
 
 use super::agent_cache::AgentCache;
@@ -60,6 +61,11 @@ const MAX_NAMES: usize = 3;
 /// Unusable answers are paid for: so many rounds of tries, then it is given up.
 const MAX_UNUSABLE: u32 = 5;
 
+/// A call that was received so long after its start was fetched.
+const OLD_CALL: SignedDuration = SignedDuration::from_hours(3);
+/// Until a greeting is tried again that waits for newer calls.
+const WAIT_FOR_NEWER: Duration = Duration::from_secs(10);
+
 /// What the work on a call needs.
 pub(super) struct Pipeline {
     pub ledger: Arc<dyn Ledger>,
@@ -78,6 +84,8 @@ pub(super) struct Pipeline {
     pub greeting_retry: Duration,
     pub metrics: Arc<Metrics>,
     pub caller_ids: CallerIdFormat,
+    /// Whether calls of long ago are being fed: see [`Pipeline::waits_for_newer`].
+    pub feeding: Arc<AtomicBool>,
 }
 
 /// Why a stage did not end as it should.
@@ -94,6 +102,8 @@ enum Failure {
     Erased,
     /// Another instance works on it now, and settles it.
     TakenOver,
+    /// Its greeting would be made in vain: newer calls of its caller may follow.
+    Waits,
 }
 
 impl Failure {
@@ -195,6 +205,9 @@ impl Pipeline {
             }
         }
 
+        if self.waits_for_newer(&event) {
+            return Err(Failure::Waits);
+        }
         let greeted = self.greet(lease, caller, agent, &call);
         let outcome = greeted.instrument(step!("greet")).await?;
         self.settle(lease, Settlement::Greeted).await;
@@ -222,6 +235,13 @@ impl Pipeline {
             }
             _ => Err(Failure::dead("the event can no longer be read as a call")),
         }
+    }
+
+    /// Whether a call of long ago was fetched by a look that goes on: of its caller's
+    /// calls only the newest is worth a greeting, and that comes last.
+    fn waits_for_newer(&self, event: &InboxEvent) -> bool {
+        let age = event.received_at.duration_since(event.order.started_at);
+        age > OLD_CALL && self.feeding.load(Ordering::Relaxed)
     }
 
     async fn learn(
@@ -415,6 +435,13 @@ impl Pipeline {
             Failure::Erased => {
                 tracing::info!("The work on an erased call has ended");
                 return Some(Settlement::Erased);
+            }
+            Failure::Waits => {
+                return Some(Settlement::Retry {
+                    run_at: Timestamp::now() + WAIT_FOR_NEWER,
+                    error: "newer calls of its caller may follow".into(),
+                    cause: RetryCause::Outage,
+                });
             }
             Failure::TakenOver => {
                 tracing::warn!(

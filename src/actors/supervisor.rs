@@ -3,6 +3,7 @@
 //! anew by whoever watches it.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -21,14 +22,18 @@ use super::openai::{self, OpenAiActor, OpenAiClient, OpenAiLimits};
 use super::parsed_calls::ParsedCalls;
 use super::pipeline::Pipeline;
 use super::progress::{Beacon, Watched};
+use super::reconciler::{self, Connection, Reconciler, ReconcilerActor};
 use super::retention::{self, Retention, RetentionActor};
 use super::router::{self, RouterActor, SessionOptions, Sessions};
 use super::session::Dependencies;
 use super::slot::Slot;
+use super::webhook_watch::{self, WebhookWatch};
 use super::worker::{Worker, WorkerActor};
+use crate::account::Account;
 use crate::clients::{ElevenLabs, OpenAi};
 use crate::compute::Compute;
 use crate::domain::caller_rules::CallerRules;
+use crate::domain::connection::PublicUrl;
 use crate::metric_definitions::{ActorKind, Label, Metrics};
 use crate::store::{Archive, Ledger, MemoryStore, Register, StoreError};
 use crate::telemetry::CallerIdFormat;
@@ -57,6 +62,12 @@ pub struct SystemOptions {
     pub archive: Archive,
     /// `None` without `ELEVENLABS_API_KEY`.
     pub elevenlabs: Option<ElevenLabs>,
+    /// `PUBLIC_URL`
+    pub public_url: Option<PublicUrl>,
+    /// `ELEVENLABS_WEBHOOK_ID`
+    pub webhook_id: Option<String>,
+    /// `RECONCILE_INTERVAL_MINUTES`
+    pub reconcile_interval: Option<Duration>,
     /// `None` without `OPENAI_API_KEY`: no greetings are made.
     pub openai: Option<(OpenAi, OpenAiLimits)>,
     /// How long an agent profile is fresh.
@@ -97,6 +108,8 @@ pub struct ActorSystem {
     /// Agent profiles.
     pub agents: AgentCache,
     pub inbox: Inbox,
+    /// Finds calls whose webhook never came.
+    pub reconciler: Reconciler,
     /// What operators do with callers.
     pub callers: Callers,
     /// What they decided.
@@ -169,6 +182,20 @@ impl ActorSystem {
         if !options.works {
             inbox.lanes().close();
         }
+        let connection = elevenlabs.clone().map(|client| Connection {
+            account: Account::new(client),
+            public_url: options.public_url,
+            webhook_id: options.webhook_id,
+        });
+        let feeding = Arc::new(AtomicBool::new(false));
+        let reconciler = Reconciler::new(
+            connection.clone(),
+            inbox.clone(),
+            Arc::clone(&ledger),
+            options.background.clone(),
+            Arc::clone(&metrics),
+            Arc::clone(&feeding),
+        );
         let callers = Callers {
             sessions: sessions.clone(),
             directory: directory.clone(),
@@ -194,6 +221,7 @@ impl ActorSystem {
             greeting_retry: options.greeting_retry,
             metrics: Arc::clone(&metrics),
             caller_ids: options.caller_ids,
+            feeding,
         });
 
         let mut children = vec![
@@ -230,6 +258,23 @@ impl ActorSystem {
                 sessions: sessions.clone(),
             },
         )));
+        if options.works {
+            children.push(Child::new(Kind::Reconciler(
+                reconciler.slot().clone(),
+                reconciler::Setup {
+                    reconciler: reconciler.clone(),
+                    interval: options.reconcile_interval,
+                },
+            )));
+            children.push(Child::new(Kind::WebhookWatch(
+                Slot::default(),
+                webhook_watch::Setup {
+                    connection: connection.filter(Connection::is_known),
+                    metrics: Arc::clone(&metrics),
+                    told: Arc::default(),
+                },
+            )));
+        }
         // The inbox comes last: what it hands out finds everybody in place.
         children.push(Child::new(Kind::Inbox(
             inbox.slot().clone(),
@@ -267,6 +312,7 @@ impl ActorSystem {
             sessions,
             agents,
             inbox,
+            reconciler,
             health,
             root,
             ended,
@@ -311,6 +357,8 @@ enum Kind {
     Inbox(Slot<inbox::Message>, inbox::Setup),
     Archiver(Slot<archiver::Message>, archiver::Setup),
     Retention(Slot<retention::Message>, retention::Setup),
+    Reconciler(Slot<reconciler::Message>, reconciler::Setup),
+    WebhookWatch(Slot<webhook_watch::Message>, webhook_watch::Setup),
 }
 
 impl Child {
@@ -329,6 +377,8 @@ impl Child {
             Kind::Inbox(..) => ActorKind::Inbox,
             Kind::Archiver(..) => ActorKind::Archiver,
             Kind::Retention(..) => ActorKind::Retention,
+            Kind::Reconciler(..) => ActorKind::Reconciler,
+            Kind::WebhookWatch(..) => ActorKind::WebhookWatch,
         }
     }
 
@@ -364,6 +414,12 @@ impl Child {
             }
             Kind::Retention(slot, setup) => {
                 start(worker::<RetentionActor>(beacon), slot, setup, root).await
+            }
+            Kind::Reconciler(slot, setup) => {
+                start(worker::<ReconcilerActor>(beacon), slot, setup, root).await
+            }
+            Kind::WebhookWatch(slot, setup) => {
+                start(worker::<WebhookWatch>(beacon), slot, setup, root).await
             }
         }
     }

@@ -235,8 +235,9 @@ impl Session {
             return Err(NOT_ASKED.to_owned().into());
         }
         let (agents, numbers) = tokio::join!(
-            self.account.ask(async |api| api.agents().await),
-            self.account.ask(async |api| api.phone_numbers().await),
+            self.account.ask(|api| async move { api.agents().await }),
+            self.account
+                .ask(|api| async move { api.phone_numbers().await }),
         );
         let agents = agents.map_err(|e| Trouble::api("agents", &e))?;
         let numbers = numbers.map_err(|e| Trouble::api("phone numbers", &e))?;

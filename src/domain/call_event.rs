@@ -53,6 +53,16 @@ pub struct EventKey {
 }
 
 impl EventKey {
+    /// That of the event with which a call ends.
+    #[must_use]
+    pub fn transcription(conversation: &ConversationId) -> Self {
+        Self {
+            kind: EventKind::Transcription,
+            conversation_id: conversation.clone(),
+            agent_id: None,
+        }
+    }
+
     /// What two deliveries of one event have in common, and no two events.
     #[must_use]
     pub fn unique(&self) -> String {

@@ -155,6 +155,12 @@ pub struct Envelope {
 }
 
 impl Envelope {
+    /// A body that never held audio.
+    #[must_use]
+    pub fn whole(bytes: Vec<u8>) -> Self {
+        Self { bytes, hole: None }
+    }
+
     /// The original body.
     #[must_use]
     pub fn with_audio(mut self, audio: &[u8]) -> Vec<u8> {

@@ -4,6 +4,7 @@ mod audit;
 mod callers;
 mod dead_letters;
 mod keys;
+mod reconcile;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use warp::filters::BoxedFilter;
 use warp::{Filter, Rejection, path, reject};
 
 use super::error::{self, ApiError, Response};
-use crate::actors::{AgentCache, Callers, Inbox};
+use crate::actors::{AgentCache, Callers, Inbox, Reconciler};
 use crate::domain::caller_id::CallerId;
 use crate::domain::caller_rules::CallerRules;
 use crate::domain::ids::AgentId;
@@ -34,6 +35,7 @@ pub struct AdminState {
     pub callers: Callers,
     pub agents: AgentCache,
     pub inbox: Inbox,
+    pub reconciler: Reconciler,
     /// Where what operators do is written down.
     pub register: Arc<dyn Register>,
     pub caller_rules: Arc<CallerRules>,
@@ -71,6 +73,8 @@ pub(super) fn routes(state: AdminState) -> BoxedFilter<(Response,)> {
         });
     callers::routes(&admin)
         .or(keys::routes(&admin))
+        .unify()
+        .or(reconcile::routes(&admin))
         .unify()
         .or(dead_letters::routes(&admin))
         .unify()
@@ -146,6 +150,7 @@ fn parse_ringing(rules: &CallerRules, id: &str) -> Result<CallerId, ApiError> {
 async fn invalidate(operator: Operator, id: String) -> Result<Response, ApiError> {
     let agent = AgentId::parse(&id).map_err(|e| ApiError::Invalid(format!("the agent id {e}")))?;
     let known = operator.state.agents.invalidate(&agent).await;
+    operator.state.reconciler.agents_changed();
     let mut answer = json!({"agent_id": agent, "invalidated": known});
     if !known {
         answer["reason"] =

@@ -19,8 +19,8 @@ use super::bodies::{Body, Full, Holding, Missed};
 use super::connections::Client;
 use super::error::{self, ApiError, Response};
 use super::peers::Peer;
-use super::signature::{SignatureError, Verifier};
-use crate::actors::{Delivery, Receipt, Recording};
+use super::signature::{Age, SignatureError, Verifier};
+use crate::actors::{Confirmation, Delivery, Receipt, Recording};
 use crate::domain::connection::TEST_EVENT;
 use crate::domain::envelope::EnvelopeSplitter;
 use crate::metric_definitions::Dropped;
@@ -51,7 +51,7 @@ impl From<SignatureError> for ApiError {
             SignatureError::Unreadable => {
                 "the ElevenLabs-Signature header is missing or not t=...,v0=..."
             }
-            SignatureError::Stale => "the signature is too old, or from the future",
+            SignatureError::Future => "the signature is from the future",
             SignatureError::Wrong => "the signature is wrong",
         })
     }
@@ -106,7 +106,8 @@ where
         read(shared, client, &place, verifier, body.as_mut(), now).await
     };
     match delivery.await {
-        Ok(delivery) => {
+        Ok((delivery, Age::Stale)) => confirm(shared, delivery).await,
+        Ok((delivery, Age::Fresh)) => {
             // Only of whom has shown a key: nobody else fills the traces.
             let span = step!("post-call received");
             traces::go_on_from(&span, headers.trace);
@@ -126,6 +127,28 @@ where
     }
 }
 
+/// A signature is good and old: whoever has kept the body may have sent it. It is
+/// not trusted beyond the call that it names, which is fetched from ElevenLabs.
+async fn confirm(shared: &Shared, delivery: Delivery) -> Result<Response, ApiError> {
+    const STALE: ApiError = ApiError::Unauthorized("the signature is too old");
+    let key = shared.state.inbox.ended_call(delivery).await.ok_or(STALE)?;
+    match shared.state.reconciler.confirm(&key.conversation_id).await {
+        Confirmation::Taken => Ok(answer(&Receipt::Event(key))),
+        Confirmation::Unconfirmed => {
+            tracing::warn!(
+                "post-call webhook refused: the signature is too old, and the call cannot be fetched"
+            );
+            Err(STALE)
+        }
+        Confirmation::Later(error) => {
+            tracing::warn!(error, "A call whose event came late cannot be fetched now");
+            Err(ApiError::Unavailable(
+                "the call cannot be fetched now; please send the event again",
+            ))
+        }
+    }
+}
+
 /// An authentic body. What it holds is counted in `place`, which has to last
 /// until its event is stored.
 async fn read<S, B>(
@@ -135,7 +158,7 @@ async fn read<S, B>(
     mut verifier: Verifier,
     mut body: Pin<&mut S>,
     received_at: Timestamp,
-) -> Result<Delivery, ApiError>
+) -> Result<(Delivery, Age), ApiError>
 where
     S: Stream<Item = Result<B, warp::Error>>,
     B: Buf,
@@ -189,18 +212,15 @@ where
         recording.flush().await.map_err(|e| not_stored(&e))?;
     }
     place.is_whole();
-    verifier
+    let age = verifier
         .verify()
         .inspect_err(|error| tracing::warn!(%error, "post-call webhook refused"))?;
     place.prove();
     if let Some(client) = client {
         client.prove();
     }
-    Ok(Delivery {
-        envelope: splitter.finish(),
-        recording,
-        received_at,
-    })
+    let delivery = Delivery::new(splitter.finish(), recording, received_at);
+    Ok((delivery, age))
 }
 
 /// What a body with so many bytes of JSON and audio holds.
@@ -229,7 +249,7 @@ fn answer(receipt: &Receipt) -> Response {
             "type": TEST_EVENT,
             "message": "The signature is good; nothing is kept of a test",
         }),
-        Receipt::Unknown => json!({
+        Receipt::Unknown | Receipt::Unwanted => json!({
             "status": "received",
             "type": null,
             "conversation_id": null,

@@ -13,13 +13,22 @@ const MAX_AHEAD_SECS: i64 = 5 * 60;
 /// Most `v0` parts looked at: the sender may sign with an old and a new secret.
 const MAX_SIGNATURES: usize = 8;
 
+/// How old a good signature is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Age {
+    /// The body can be trusted.
+    Fresh,
+    /// Whoever has kept it may send it: the body is not trusted.
+    Stale,
+}
+
 /// Why a body is not taken for authentic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum SignatureError {
     #[error("the ElevenLabs-Signature header is missing or not t=…,v0=…")]
     Unreadable,
-    #[error("the signature is too old, or from the future")]
-    Stale,
+    #[error("the signature is from the future: is the clock right?")]
+    Future,
     #[error("the signature is wrong")]
     Wrong,
 }
@@ -29,6 +38,7 @@ pub(super) enum SignatureError {
 pub(super) struct Verifier {
     /// One for each secret that is good.
     macs: Vec<Hmac<Sha256>>,
+    age: Age,
     signatures: Vec<[u8; 32]>,
 }
 
@@ -59,10 +69,15 @@ impl Verifier {
             return Err(SignatureError::Unreadable);
         }
         let age = now.as_second().saturating_sub(seconds);
-        if !(-MAX_AHEAD_SECS..=MAX_AGE_SECS).contains(&age) {
-            return Err(SignatureError::Stale);
+        if age < -MAX_AHEAD_SECS {
+            return Err(SignatureError::Future);
         }
         Ok(Self {
+            age: if age > MAX_AGE_SECS {
+                Age::Stale
+            } else {
+                Age::Fresh
+            },
             macs: keys.map(|key| start(time, key)).collect(),
             signatures,
         })
@@ -77,7 +92,7 @@ impl Verifier {
 
     /// Whether the whole body was signed with one of our keys. Takes the same time
     /// wherever a wrong signature differs.
-    pub fn verify(self) -> Result<(), SignatureError> {
+    pub fn verify(self) -> Result<Age, SignatureError> {
         let mut authentic = false;
         for mac in &self.macs {
             for signature in &self.signatures {
@@ -85,7 +100,7 @@ impl Verifier {
             }
         }
         if authentic {
-            Ok(())
+            Ok(self.age)
         } else {
             Err(SignatureError::Wrong)
         }
@@ -115,7 +130,7 @@ pub fn sign(body: &[u8], key: &[u8], now: Timestamp) -> String {
 pub fn is_signed(header: &str, body: &[u8], key: &[u8], now: Timestamp) -> bool {
     Verifier::new(Some(header), std::iter::once(key), now).is_ok_and(|mut verifier| {
         verifier.update(body);
-        verifier.verify().is_ok()
+        verifier.verify() == Ok(Age::Fresh)
     })
 }
 
@@ -135,7 +150,7 @@ mod tests {
         Timestamp::from_second(seconds).unwrap()
     }
 
-    fn check(header: &str, body: &[u8], now: Timestamp) -> Result<(), SignatureError> {
+    fn check(header: &str, body: &[u8], now: Timestamp) -> Result<Age, SignatureError> {
         let mut verifier = Verifier::new(Some(header), keys(), now)?;
         verifier.update(body);
         verifier.verify()
@@ -152,7 +167,7 @@ mod tests {
             format!("v1=abc, {t} , x=y=z,, {v0}"),
             format!("{t},v0={},{v0}", "00".repeat(32)),
         ] {
-            assert_eq!(check(&header, b"{}", now), Ok(()), "{header}");
+            assert_eq!(check(&header, b"{}", now), Ok(Age::Fresh), "{header}");
         }
     }
 
@@ -161,15 +176,12 @@ mod tests {
         let signed = at(1_795_341_600);
         let header = sign(b"{}", KEY, signed);
         let later = |seconds| at(signed.as_second() + seconds);
-        assert_eq!(check(&header, b"{}", later(1_800)), Ok(()));
-        assert_eq!(
-            check(&header, b"{}", later(1_801)),
-            Err(SignatureError::Stale)
-        );
-        assert_eq!(check(&header, b"{}", later(-300)), Ok(()));
+        assert_eq!(check(&header, b"{}", later(1_800)), Ok(Age::Fresh));
+        assert_eq!(check(&header, b"{}", later(1_801)), Ok(Age::Stale));
+        assert_eq!(check(&header, b"{}", later(-300)), Ok(Age::Fresh));
         assert_eq!(
             check(&header, b"{}", later(-301)),
-            Err(SignatureError::Stale)
+            Err(SignatureError::Future)
         );
     }
 
@@ -199,9 +211,12 @@ mod tests {
     #[test]
     fn the_extremes_of_time_do_not_overflow() {
         let now = at(1_795_341_600);
-        for t in [i64::MIN, i64::MAX] {
+        for (t, why) in [
+            (i64::MIN, SignatureError::Wrong),
+            (i64::MAX, SignatureError::Future),
+        ] {
             let header = format!("t={t},v0={}", "00".repeat(32));
-            assert_eq!(check(&header, b"{}", now), Err(SignatureError::Stale));
+            assert_eq!(check(&header, b"{}", now), Err(why));
         }
     }
 
@@ -217,7 +232,7 @@ mod tests {
             let (head, tail) = body.split_at(cut.index(body.len()));
             verifier.update(head);
             verifier.update(tail);
-            prop_assert_eq!(verifier.verify(), Ok(()));
+            prop_assert_eq!(verifier.verify(), Ok(Age::Fresh));
 
             let mut forged = body.clone();
             forged[flip.index(body.len())] ^= 1 << bit;

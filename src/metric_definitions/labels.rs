@@ -205,6 +205,36 @@ label! {
 }
 
 label! {
+    /// What became of calls whose webhook never came.
+    Reconciled {
+        /// Fetched, and in the inbox.
+        Fetched = "fetched",
+        /// Not to be had any more.
+        Lost = "lost",
+        /// A look for them was broken off.
+        Failed = "failed",
+    }
+}
+
+label! {
+    /// The state of our post-call webhook at ElevenLabs.
+    WebhookState {
+        /// Enabled, attached, delivering.
+        Ok = "ok",
+        /// Not known: it could not be read.
+        Unknown = "unknown",
+        /// Its last delivery failed.
+        Failing = "failing",
+        /// Disabled: no call that ends arrives.
+        Disabled = "disabled",
+        /// Attached to no agent and not to the workspace.
+        Detached = "detached",
+        /// There is none.
+        Missing = "missing",
+    }
+}
+
+label! {
     /// Kinds of supervised actors.
     ActorKind {
         /// Root of the tree.
@@ -215,6 +245,10 @@ label! {
         Archiver = "archiver",
         /// What removes what is old.
         Retention = "retention",
+        /// What looks for calls that never came.
+        Reconciler = "reconciler",
+        /// What looks after our webhook at ElevenLabs.
+        WebhookWatch = "webhook_watch",
         /// A shard of the session router.
         Router = "router",
         Session = "session",

@@ -378,6 +378,16 @@ pub trait Ledger: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<()>;
 
+    /// Those of these calls of which nothing was taken, learned or erased yet.
+    async fn unknown_calls(&self, calls: Vec<ConversationId>) -> Result<Vec<ConversationId>>;
+
+    /// Until when every call was looked for whose event never came; `None` if that
+    /// was never done.
+    async fn reconciled_until(&self) -> Result<Option<Timestamp>>;
+
+    /// See [`Self::reconciled_until`].
+    async fn set_reconciled_until(&self, until: Timestamp) -> Result<()>;
+
     /// Forgets finished events received before `before`. Their effects stay.
     async fn prune(&self, before: Timestamp) -> Result<u64>;
 

@@ -62,6 +62,9 @@ pub trait Register: Send + Sync + 'static {
     /// Whether a call was erased.
     async fn is_erased(&self, conversation: &ConversationId) -> Result<bool>;
 
+    /// When a caller was erased last: what was said before may not come back.
+    async fn erased_at(&self, caller: &CallerId) -> Result<Option<Timestamp>>;
+
     /// Erasures to go on with, oldest first.
     async fn pending_erasures(&self) -> Result<Vec<PendingErasure>>;
 

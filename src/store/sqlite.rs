@@ -64,6 +64,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sqlite/migrations/0004_sources.sql"),
     include_str!("sqlite/migrations/0005_privacy.sql"),
     include_str!("sqlite/migrations/0006_traces.sql"),
+    include_str!("sqlite/migrations/0007_reconciliation.sql"),
 ];
 
 /// An open database. Cheap to clone.

@@ -156,6 +156,13 @@ pub struct Moved {
     pub agents: u64,
 }
 
+/// A stand-in for an erased caller's id, among those of erased calls.
+#[must_use]
+pub fn caller_mark(caller: &CallerId) -> String {
+    let digest = Sha256::digest(caller.as_str());
+    format!("caller:{}", hex::encode(&digest[..16]))
+}
+
 /// A short stand-in for a conversation id.
 #[must_use]
 pub fn call_mark(conversation: &ConversationId) -> String {

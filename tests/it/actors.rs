@@ -131,6 +131,9 @@ impl World {
             store: Arc::clone(&store) as Arc<dyn MemoryStore>,
             archive: Archive::open(&folder.path().join("payloads")).unwrap(),
             elevenlabs: None,
+            public_url: None,
+            webhook_id: None,
+            reconcile_interval: None,
             openai: None,
             agent_ttl: Duration::from_secs(3600),
             greeting_retry: Duration::from_secs(3600),
@@ -160,11 +163,8 @@ impl World {
             .later(i);
         let mut splitter = EnvelopeSplitter::default();
         splitter.push(&said.body(), |_| unreachable!("there is no audio"));
-        let delivery = Delivery {
-            envelope: splitter.finish(),
-            recording: self.system.inbox.recording(),
-            received_at: Timestamp::now(),
-        };
+        let recording = self.system.inbox.recording();
+        let delivery = Delivery::new(splitter.finish(), recording, Timestamp::now());
         self.system.inbox.take(delivery).await.unwrap();
     }
 

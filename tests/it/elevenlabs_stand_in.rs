@@ -16,6 +16,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use warp::Filter;
 use warp::http::{HeaderMap, Method, Response};
 
+use crate::payloads::CallBody;
+
 pub const FULL_KEY: &str = "xi-key-of-an-administrator";
 pub const READ_KEY: &str = "xi-key-for-elevenlabs-0005";
 
@@ -185,6 +187,37 @@ impl Account {
         let number = json!({"phone_number": number, "label": "", "phone_number_id": "phnum_1", "provider": "twilio",
             "assigned_agent": {"agent_id": agent, "agent_name": agent, "branch_id": null}});
         self.with(|s| s.numbers.push(number));
+    }
+
+    /// An agent whose calls come to the webhook `wh_ours`.
+    pub fn add_connected_agent(&self, id: &str, name: &str) {
+        self.add_agent(id, name);
+        self.with(|s| {
+            let agent = s.agents.get_mut(id).unwrap().values_mut().next().unwrap();
+            let overrides = &mut agent["platform_settings"]["workspace_overrides"];
+            overrides["webhooks"]["post_call_webhook_id"] = "wh_ours".into();
+            s.webhooks.entry("wh_ours".into()).or_insert_with(|| {
+                json!({"webhook_id": "wh_ours", "name": "ELAOMS", "webhook_url": "https://elaoms.example/webhook/post-call",
+                    "is_disabled": false, "is_auto_disabled": false, "retry_enabled": true})
+            });
+        });
+    }
+
+    /// A call that has ended, whose webhook may never come.
+    pub fn add_call(&self, call: &CallBody) {
+        let data = call.0["data"].clone();
+        let id = data["conversation_id"].as_str().unwrap().to_owned();
+        self.with(|s| s.conversations.insert(id, data));
+    }
+
+    /// Requests whose path begins so.
+    pub fn asked(&self, path: &str) -> usize {
+        self.with(|s| {
+            s.seen
+                .iter()
+                .filter(|seen| seen.path.starts_with(path))
+                .count()
+        })
     }
 
     /// An agent's settings.

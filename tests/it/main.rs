@@ -33,6 +33,7 @@ mod personal;
 mod postgres;
 mod privacy;
 mod proxies;
+mod reconcile;
 mod service;
 mod setup;
 mod store_contract;

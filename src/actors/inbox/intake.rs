@@ -18,6 +18,8 @@ use crate::metric_definitions::Metrics;
 use crate::store::{Accepted, Archive, AudioSpool, NewEvent, Register, Result, StoreError};
 use crate::telemetry::traces;
 
+/// The outcome of an event of which nothing may be kept.
+const NOT_KEPT: &str = "not kept";
 /// Audio is written to disk in portions of this size, in bytes.
 const AUDIO_PORTION: usize = 256 * 1024;
 
@@ -43,6 +45,33 @@ pub struct Delivery {
     pub recording: Recording,
     /// When it arrived.
     pub received_at: Timestamp,
+    /// Whether we fetched it: its webhook never came, or came too late to be trusted.
+    is_fetched: bool,
+}
+
+impl Delivery {
+    /// What a webhook has brought.
+    #[must_use]
+    pub fn new(envelope: Envelope, recording: Recording, received_at: Timestamp) -> Self {
+        Self {
+            envelope,
+            recording,
+            received_at,
+            is_fetched: false,
+        }
+    }
+
+    /// The event of a conversation that was fetched, with an empty recording.
+    pub(in crate::actors) fn fetched(
+        event: Vec<u8>,
+        recording: Recording,
+        received_at: Timestamp,
+    ) -> Self {
+        Self {
+            is_fetched: true,
+            ..Self::new(Envelope::whole(event), recording, received_at)
+        }
+    }
 }
 
 /// What became of a delivery. All of these are durable.
@@ -50,6 +79,9 @@ pub struct Delivery {
 pub enum Receipt {
     /// It is an event, taken now or before.
     Event(EventKey),
+    /// It was fetched, and nothing of it may be kept: its caller has opted out, or
+    /// was erased since.
+    Unwanted,
     /// Somebody tries whether a signature is good: nothing is kept.
     Test,
     /// It is nothing that we know; it is kept as a dead letter.
@@ -150,6 +182,16 @@ impl Inbox {
         Recording::new(self.intake.archive.clone())
     }
 
+    /// What identifies the call that an event says has ended; `None` if it says
+    /// something else. Nothing of it is kept.
+    pub async fn ended_call(&self, delivery: Delivery) -> Option<EventKey> {
+        let envelope = Arc::new(delivery.envelope);
+        match self.read(&envelope, delivery.received_at).await {
+            Ok(CallEvent::Transcription(call)) => Some(call.key),
+            _ => None,
+        }
+    }
+
     /// Takes an authentic body. When this returns, what is in it is durable.
     ///
     /// # Errors
@@ -159,6 +201,7 @@ impl Inbox {
             envelope,
             recording,
             received_at,
+            is_fetched,
         } = delivery;
         let envelope = Arc::new(envelope);
         let event = self.read(&envelope, received_at).await;
@@ -171,6 +214,8 @@ impl Inbox {
         let event = match event {
             Ok(event) => event,
             Err(EventError::Test) => return Ok(Receipt::Test),
+            // Nobody waits for it to be kept.
+            Err(_) if is_fetched => return Ok(Receipt::Unknown),
             Err(error) => {
                 let body = envelope.with_audio(&recording.into_bytes().await?);
                 self.keep_unknown(body, &error, received_at).await?;
@@ -179,7 +224,8 @@ impl Inbox {
         };
         let key = event.key().clone();
         let outcome = match event {
-            event if self.is_unwanted(&event).await? => "not kept",
+            event if is_fetched && self.was_erased(&event).await? => NOT_KEPT,
+            event if self.is_unwanted(&event).await? => NOT_KEPT,
             // Written under its name, a recording sent again replaces itself.
             CallEvent::Audio(_) => {
                 // It goes on though the sender may not wait: what was written of a
@@ -195,6 +241,13 @@ impl Inbox {
                 self.accept(event, body, received_at).await?
             }
         };
+        if is_fetched {
+            tracing::info!(conversation = %key.conversation_id, "A call that was fetched: {outcome}");
+            return Ok(match outcome {
+                NOT_KEPT => Receipt::Unwanted,
+                _ => Receipt::Event(key),
+            });
+        }
         let metrics = &self.intake.metrics;
         metrics.last_post_call.set(received_at.as_second() as f64);
         tracing::info!(
@@ -203,6 +256,27 @@ impl Inbox {
             key.kind.as_str()
         );
         Ok(Receipt::Event(key))
+    }
+
+    /// Whether a call was before the erasure of its caller: none of it was known
+    /// then, so none of it is noted as erased.
+    async fn was_erased(&self, event: &CallEvent) -> Result<bool> {
+        let CallEvent::Transcription(Call {
+            caller: Some(caller),
+            started_at,
+            ..
+        }) = event
+        else {
+            return Ok(false);
+        };
+        let person = self.intake.directory.person(caller);
+        for whose in [caller, &person] {
+            let erased_at = self.intake.register.erased_at(whose).await?;
+            if erased_at.is_some_and(|erased_at| *started_at <= erased_at) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether nothing of a call may be kept: its caller has opted out, or it
@@ -302,11 +376,11 @@ impl Inbox {
             if is_unwanted {
                 // Decided since it was asked: whatever came before is erased already.
                 self.withdraw(&caller, conversation).await?;
-                return Ok("not kept");
+                return Ok(NOT_KEPT);
             }
         }
         let Accepted::New(id) = accepted else {
-            return Ok("not kept");
+            return Ok(NOT_KEPT);
         };
         if let Some(call) = call.filter(|call| call.caller.is_some()) {
             self.calls.keep(id, call, bytes);

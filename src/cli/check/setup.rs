@@ -67,11 +67,14 @@ struct Check {
 impl Check {
     async fn run(&mut self) -> Result<(), Trouble> {
         let (webhooks, tools, agents, numbers, workspace) = tokio::join!(
-            self.account.ask(async |api| api.webhooks().await),
-            self.account.ask(async |api| api.tools(SEARCH_TOOL).await),
-            self.account.ask(async |api| api.agents().await),
-            self.account.ask(async |api| api.phone_numbers().await),
-            self.account.ask(async |api| api.workspace_settings().await),
+            self.account.ask(|api| async move { api.webhooks().await }),
+            self.account
+                .ask(|api| async move { api.tools(SEARCH_TOOL).await }),
+            self.account.ask(|api| async move { api.agents().await }),
+            self.account
+                .ask(|api| async move { api.phone_numbers().await }),
+            self.account
+                .ask(|api| async move { api.workspace_settings().await }),
         );
         let agents = agents.map_err(|e| Trouble::api("agents", &e))?;
         let numbers = numbers.map_err(|e| Trouble::api("phone numbers", &e))?;

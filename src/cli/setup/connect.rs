@@ -55,12 +55,12 @@ impl Session {
     pub(super) async fn look(&self) -> Outcome<Seen> {
         let api = &self.account;
         let (webhooks, secrets, tools, agents, numbers, workspace) = tokio::join!(
-            api.ask(async |api| api.webhooks().await),
-            api.ask(async |api| api.secrets("elaoms_").await),
-            api.ask(async |api| api.tools(SEARCH_TOOL).await),
-            api.ask(async |api| api.agents().await),
-            api.ask(async |api| api.phone_numbers().await),
-            api.ask(async |api| api.workspace_settings().await),
+            api.ask(|api| async move { api.webhooks().await }),
+            api.ask(|api| async move { api.secrets("elaoms_").await }),
+            api.ask(|api| async move { api.tools(SEARCH_TOOL).await }),
+            api.ask(|api| async move { api.agents().await }),
+            api.ask(|api| async move { api.phone_numbers().await }),
+            api.ask(|api| async move { api.workspace_settings().await }),
         );
         Ok(Seen {
             webhooks: webhooks.map_err(|e| Trouble::api("webhooks", &e))?,
@@ -94,7 +94,7 @@ impl Session {
         if !self.dry_run {
             let allowed = self
                 .account
-                .ask(async |api| api.may_write(true).await)
+                .ask(|api| async move { api.may_write(true).await })
                 .await;
             allowed.map_err(|e| Trouble::api("writing", &e))?;
         }

@@ -17,12 +17,15 @@ impl Session {
                 "run it where the set-up was run: beside the settings is a file that tells what was changed",
             ));
         }
-        let listed = self.account.ask(async |api| api.agents().await).await;
+        let listed = self
+            .account
+            .ask(|api| async move { api.agents().await })
+            .await;
         let listed = listed.map_err(|e| Trouble::api("agents", &e))?;
         if !self.dry_run {
             let allowed = self
                 .account
-                .ask(async |api| api.may_write(true).await)
+                .ask(|api| async move { api.may_write(true).await })
                 .await;
             allowed.map_err(|e| Trouble::api("writing", &e))?;
         }
@@ -44,7 +47,7 @@ impl Session {
             if let Some(id) = ids.first() {
                 let read = self
                     .account
-                    .ask(async |api| api.agent_settings(id, branch).await)
+                    .ask(|api| async move { api.agent_settings(id, branch).await })
                     .await;
                 let settings = read.map_err(|e| Trouble::api("the settings of an agent", &e))?;
                 let name = listed.iter().find(|a| a.agent_id == agent);
@@ -119,11 +122,11 @@ impl Session {
                 .map(|(change, before)| (&*change.path, before.clone())),
         );
         let agent = &target.agent;
-        for patch in [emptied, whole] {
-            if patch != json!({}) {
+        for patch in [&emptied, &whole] {
+            if *patch != json!({}) {
                 let patched = self
                     .account
-                    .ask(async |api| api.patch_agent(agent, branch, &patch).await)
+                    .ask(|api| async move { api.patch_agent(agent, branch, patch).await })
                     .await;
                 patched.map_err(|e| Trouble::api("the settings of an agent", &e))?;
             }
@@ -185,7 +188,7 @@ impl Session {
         }
         let now = self
             .account
-            .ask(async |api| api.workspace_settings().await)
+            .ask(|api| async move { api.workspace_settings().await })
             .await;
         let mut whole = now.map_err(|e| Trouble::api("the workspace's settings", &e))?;
         let mut names = Vec::new();
@@ -196,9 +199,10 @@ impl Session {
             }
         }
         if !names.is_empty() {
+            let whole = &whole;
             let patched = self
                 .account
-                .ask(async |api| api.patch_workspace_settings(&whole).await)
+                .ask(|api| async move { api.patch_workspace_settings(whole).await })
                 .await;
             patched.map_err(|e| Trouble::api("the workspace's settings", &e))?;
             self.report
@@ -215,26 +219,29 @@ impl Session {
             let gone = match &tool.before {
                 _ if tool.created => {
                     self.account
-                        .ask(async |api| api.delete_tool(id).await)
+                        .ask(|api| async move { api.delete_tool(id).await })
                         .await
                 }
                 Some(before) => {
                     self.account
-                        .ask(async |api| api.update_tool(id, before).await)
+                        .ask(|api| async move { api.update_tool(id, before).await })
                         .await
                 }
                 None => Ok(()),
             };
             self.told("tool search_data", gone);
         }
-        let webhooks = self.account.ask(async |api| api.webhooks().await).await;
+        let webhooks = self
+            .account
+            .ask(|api| async move { api.webhooks().await })
+            .await;
         let webhooks = webhooks.map_err(|e| Trouble::api("webhooks", &e))?;
         for webhook in webhooks {
             if self.journal.record.ours.contains(&webhook.id) {
                 let id = &webhook.id;
                 let gone = self
                     .account
-                    .ask(async |api| api.delete_webhook(id).await)
+                    .ask(|api| async move { api.delete_webhook(id).await })
                     .await;
                 self.told("webhook", gone);
             }
@@ -244,7 +251,7 @@ impl Session {
                 let id = &secret.id;
                 let gone = self
                     .account
-                    .ask(async |api| api.delete_secret(id).await)
+                    .ask(|api| async move { api.delete_secret(id).await })
                     .await;
                 self.told(&format!("secret {}", secret.name), gone);
             }

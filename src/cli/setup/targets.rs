@@ -117,7 +117,9 @@ async fn targets_of(
     name: &str,
     pinned: &[&str],
 ) -> Outcome<Vec<Target>> {
-    let branches = account.ask(async |api| api.branches(agent).await).await;
+    let branches = account
+        .ask(|api| async move { api.branches(agent).await })
+        .await;
     let branches = match branches {
         Ok(branches) => branches,
         // An agent from before branches.
@@ -137,7 +139,7 @@ async fn targets_of(
     for branch in live {
         let id = branch.as_ref().map(|branch| branch.id.as_str());
         let settings = account
-            .ask(async |api| api.agent_settings(agent, id).await)
+            .ask(|api| async move { api.agent_settings(agent, id).await })
             .await;
         targets.push(Target {
             agent: agent.clone(),

@@ -18,6 +18,7 @@ use sqlx::postgres::PgRow;
 use super::PostgresDatabase;
 use super::rows::{self, millis, most, number, unreadable};
 use crate::domain::agent_profile::AgentProfile;
+use crate::domain::call_event::EventKey;
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::{AgentId, ConversationId};
 use crate::domain::profile::CallOrder;
@@ -25,7 +26,7 @@ use crate::domain::trace_context::TraceContext;
 use crate::store::{
     Accepted, Claim, Claimed, DeadLetter, ErasedEvents, EventId, Fleet, InboxEvent, InboxStats,
     KnownCalls, LONGEST_PAUSE, Ledger, NewEvent, Result, Settled, Settlement, Stage, StoreError,
-    StoredAgent, Unarchived,
+    StoredAgent, Unarchived, call_mark,
 };
 
 /// [`Ledger`] on PostgreSQL.
@@ -371,6 +372,50 @@ impl Ledger for PostgresLedger {
         now: Timestamp,
     ) -> Result<()> {
         dead_letters::withdraw(&self.0, caller, conversation, now).await
+    }
+
+    async fn unknown_calls(&self, calls: Vec<ConversationId>) -> Result<Vec<ConversationId>> {
+        let keys = calls
+            .iter()
+            .map(|call| EventKey::transcription(call).unique());
+        let (keys, marks): (Vec<String>, Vec<String>) =
+            keys.zip(calls.iter().map(call_mark)).unzip();
+        let ids: Vec<&str> = calls.iter().map(ConversationId::as_str).collect();
+        let unknown: Vec<String> = sqlx::query_scalar(
+            "SELECT id FROM unnest($1::text[], $2::text[], $3::text[]) AS c (id, key, mark)
+             WHERE NOT EXISTS (SELECT 1 FROM inbox WHERE event_key = c.key)
+               AND NOT EXISTS (SELECT 1 FROM learned_calls WHERE conversation_id IN (c.id, 'mark:' || c.mark))
+               AND NOT EXISTS (SELECT 1 FROM erased_calls e WHERE e.mark = c.mark)",
+        )
+        .bind(ids)
+        .bind(keys)
+        .bind(marks)
+        .fetch_all(&self.0.work)
+        .await?;
+        Ok(calls
+            .into_iter()
+            .filter(|call| unknown.iter().any(|id| id == call.as_str()))
+            .collect())
+    }
+
+    async fn reconciled_until(&self) -> Result<Option<Timestamp>> {
+        let found = sqlx::query("SELECT settled_until FROM reconciliation")
+            .fetch_optional(&self.0.work)
+            .await?;
+        found
+            .map(|row| rows::time(&row, "settled_until"))
+            .transpose()
+    }
+
+    async fn set_reconciled_until(&self, until: Timestamp) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO reconciliation (id, settled_until) VALUES (1, $1)
+             ON CONFLICT (id) DO UPDATE SET settled_until = excluded.settled_until",
+        )
+        .bind(millis(until))
+        .execute(&self.0.work)
+        .await?;
+        Ok(())
     }
 
     async fn prune(&self, before: Timestamp) -> Result<u64> {

@@ -10,7 +10,9 @@ use super::{PostgresDatabase, lock_caller, lock_callers};
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::ConversationId;
 use crate::domain::standing::Standings;
-use crate::store::{AuditEntry, Decision, PendingErasure, Register, Result, StoreError, call_mark};
+use crate::store::{
+    AuditEntry, Decision, PendingErasure, Register, Result, StoreError, call_mark, caller_mark,
+};
 
 /// [`Register`] on PostgreSQL.
 #[derive(Clone)]
@@ -73,6 +75,14 @@ impl Register for PostgresRegister {
     async fn bury(&self, conversations: Vec<ConversationId>, now: Timestamp) -> Result<()> {
         let marks = conversations.iter().map(call_mark).collect();
         bury_marks(&self.0.work, marks, now).await
+    }
+
+    async fn erased_at(&self, caller: &CallerId) -> Result<Option<Timestamp>> {
+        let found = sqlx::query("SELECT at FROM erased_calls WHERE mark = $1")
+            .bind(caller_mark(caller))
+            .fetch_optional(&self.0.work)
+            .await?;
+        found.map(|row| rows::time(&row, "at")).transpose()
     }
 
     async fn is_erased(&self, conversation: &ConversationId) -> Result<bool> {
@@ -295,6 +305,23 @@ pub(super) async fn bury_marks(
          ORDER BY mark ON CONFLICT (mark) DO NOTHING",
     )
     .bind(marks)
+    .bind(millis(now))
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Notes when a caller was erased.
+pub(super) async fn bury_caller(
+    db: impl PgExecutor<'_>,
+    caller: &CallerId,
+    now: Timestamp,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO erased_calls (mark, at) VALUES ($1, $2)
+         ON CONFLICT (mark) DO UPDATE SET at = greatest(erased_calls.at, excluded.at)",
+    )
+    .bind(caller_mark(caller))
     .bind(millis(now))
     .execute(db)
     .await?;

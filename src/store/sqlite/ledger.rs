@@ -17,6 +17,7 @@ use super::SqliteDatabase;
 use super::register;
 use super::rows::{self, first, millis, query, unreadable};
 use crate::domain::agent_profile::AgentProfile;
+use crate::domain::call_event::EventKey;
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::{AgentId, ConversationId};
 use crate::domain::profile::CallOrder;
@@ -24,7 +25,7 @@ use crate::domain::trace_context::TraceContext;
 use crate::store::{
     Accepted, Claim, Claimed, DeadLetter, ErasedEvents, EventId, InboxEvent, InboxStats,
     KnownCalls, LONGEST_PAUSE, Ledger, NewEvent, Result, Settled, Settlement, Stage, StoreError,
-    StoredAgent, Unarchived,
+    StoredAgent, Unarchived, call_mark,
 };
 
 use dead_letters::{dead_letter, erase, naming, revive, withdraw};
@@ -237,6 +238,31 @@ impl Ledger for SqliteLedger {
             .await
     }
 
+    async fn unknown_calls(&self, calls: Vec<ConversationId>) -> Result<Vec<ConversationId>> {
+        self.0.read(move |db| unknown_calls(db, calls)).await
+    }
+
+    async fn reconciled_until(&self) -> Result<Option<Timestamp>> {
+        self.0
+            .read(|db| {
+                let sql = "SELECT settled_until FROM reconciliation";
+                first(db, sql, [], |row| rows::time(row, "settled_until"))
+            })
+            .await
+    }
+
+    async fn set_reconciled_until(&self, until: Timestamp) -> Result<()> {
+        self.0
+            .write(move |db| {
+                db.prepare_cached(
+                    "INSERT OR REPLACE INTO reconciliation (id, settled_until) VALUES (1, ?1)",
+                )?
+                .execute([millis(until)])?;
+                Ok(())
+            })
+            .await
+    }
+
     async fn prune(&self, before: Timestamp) -> Result<u64> {
         self.0
             .write(move |db| {
@@ -296,6 +322,24 @@ impl Ledger for SqliteLedger {
     async fn check_writable(&self) -> Result<()> {
         self.0.check_writable().await
     }
+}
+
+fn unknown_calls(db: &Connection, calls: Vec<ConversationId>) -> Result<Vec<ConversationId>> {
+    let mut unknown = Vec::new();
+    for call in calls {
+        let mark = call_mark(&call);
+        let sql = "SELECT EXISTS (SELECT 1 FROM inbox WHERE event_key = ?1)
+                OR EXISTS (SELECT 1 FROM learned_calls WHERE conversation_id IN (?2, 'mark:' || ?3))
+                OR EXISTS (SELECT 1 FROM erased_calls WHERE mark = ?3) AS known";
+        let key = EventKey::transcription(&call).unique();
+        let known = first(db, sql, [&key, call.as_str(), &mark], |row| {
+            Ok(row.get::<_, bool>("known")?)
+        })?;
+        if known != Some(true) {
+            unknown.push(call);
+        }
+    }
+    Ok(unknown)
 }
 
 fn count(row: &Row<'_>, column: &str) -> Result<u64> {

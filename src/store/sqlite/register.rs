@@ -9,7 +9,9 @@ use super::rows::{self, first, millis, query, unreadable};
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::ConversationId;
 use crate::domain::standing::Standings;
-use crate::store::{AuditEntry, Decision, PendingErasure, Register, Result, StoreError, call_mark};
+use crate::store::{
+    AuditEntry, Decision, PendingErasure, Register, Result, StoreError, call_mark, caller_mark,
+};
 
 /// [`Register`] on SQLite.
 #[derive(Clone)]
@@ -94,6 +96,16 @@ impl Register for SqliteRegister {
         // What was erased is overwritten in the database file (secure_delete);
         // this removes it from the log beside it.
         self.0.checkpoint().await
+    }
+
+    async fn erased_at(&self, caller: &CallerId) -> Result<Option<Timestamp>> {
+        let mark = caller_mark(caller);
+        self.0
+            .read(move |db| {
+                let sql = "SELECT at FROM erased_calls WHERE mark = ?1";
+                first(db, sql, [mark], |row| rows::time(row, "at"))
+            })
+            .await
     }
 
     async fn audit(&self, entry: AuditEntry) -> Result<()> {
@@ -248,6 +260,16 @@ pub(super) fn bury_mark(db: &Connection, mark: &str, now: Timestamp) -> Result<(
         "INSERT INTO erased_calls (mark, at) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
     )?
     .execute(params![mark, millis(now)])?;
+    Ok(())
+}
+
+/// Notes when a caller was erased.
+pub(super) fn bury_caller(db: &Connection, caller: &CallerId, now: Timestamp) -> Result<()> {
+    db.prepare_cached(
+        "INSERT INTO erased_calls (mark, at) VALUES (?1, ?2)
+         ON CONFLICT (mark) DO UPDATE SET at = max(at, excluded.at)",
+    )?
+    .execute(params![caller_mark(caller), millis(now)])?;
     Ok(())
 }
 

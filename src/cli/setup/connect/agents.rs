@@ -52,14 +52,15 @@ impl Session {
                 _ => change.after.clone(),
             };
         }
+        let whole = &whole;
         let patched = self
             .account
-            .ask(async |api| api.patch_workspace_settings(&whole).await)
+            .ask(|api| async move { api.patch_workspace_settings(whole).await })
             .await;
         patched.map_err(|e| Trouble::api("the workspace's settings", &e))?;
         let now = self
             .account
-            .ask(async |api| api.workspace_settings().await)
+            .ask(|api| async move { api.workspace_settings().await })
             .await;
         let now = now.map_err(|e| Trouble::api("the workspace's settings", &e))?;
         match workspace_changes(&now, wanted).as_slice() {
@@ -118,7 +119,7 @@ impl Session {
         let (agent, branch) = (&target.agent, target.branch_id());
         let now = self
             .account
-            .ask(async |api| api.agent_settings(agent, branch).await)
+            .ask(|api| async move { api.agent_settings(agent, branch).await })
             .await;
         let now = now.map_err(|e| Trouble::api("the settings of an agent", &e))?;
         let left = agent_changes(&now, workspace, &wanted);
@@ -144,13 +145,13 @@ impl Session {
                 .map(|change| (&*change.path, change.after.clone())),
         );
         let (agent, branch) = (&target.agent, target.branch_id());
-        for patch in [emptied, whole] {
+        for patch in [&emptied, &whole] {
             if patch.as_object().is_some_and(serde_json::Map::is_empty) {
                 continue;
             }
             let patched = self
                 .account
-                .ask(async |api| api.patch_agent(agent, branch, &patch).await)
+                .ask(|api| async move { api.patch_agent(agent, branch, patch).await })
                 .await;
             patched.map_err(|e| Trouble::api("the settings of an agent", &e))?;
         }

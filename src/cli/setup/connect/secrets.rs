@@ -54,7 +54,7 @@ impl Session {
                 let (id, name) = (&found.id, &name);
                 let updated = self
                     .account
-                    .ask(async |api| api.update_secret(id, name, value).await)
+                    .ask(|api| async move { api.update_secret(id, name, value).await })
                     .await;
                 updated.map_err(|e| Trouble::api("the secret of a webhook", &e))?;
                 self.report
@@ -67,7 +67,7 @@ impl Session {
                 let name = &name;
                 let made = self
                     .account
-                    .ask_once(async |api| api.create_secret(name, value).await)
+                    .ask_once(|api| async move { api.create_secret(name, value).await })
                     .await;
                 self.report.changed(title, "made in ElevenLabs");
                 (

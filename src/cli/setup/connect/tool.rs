@@ -20,7 +20,7 @@ impl Session {
         let secret = self
             .keep_secret(SEARCH_DATA_SECRET, &key, options, seen, targets)
             .await?;
-        let wanted = search_tool(&options.url, &secret);
+        let wanted = &search_tool(&options.url, &secret);
         let title = format!("tool {SEARCH_TOOL}");
         let known = self.journal.record.tool.clone();
         let is_ours = |tool: &&Tool| {
@@ -41,7 +41,7 @@ impl Session {
             self.journal.save()?;
             let made = self
                 .account
-                .ask_once(async |api| api.create_tool(&wanted).await)
+                .ask_once(|api| async move { api.create_tool(wanted).await })
                 .await;
             let id = made.map_err(|e| Trouble::api("the tool", &e))?;
             self.report.changed(title, "made");
@@ -77,10 +77,10 @@ impl Session {
             return Ok(known.id);
         }
         let id = self.know_tool(known)?;
-        let whole = overlaid(&there.tool_config, &compared);
+        let (updated, whole) = (&id, &overlaid(&there.tool_config, &compared));
         let updated = self
             .account
-            .ask(async |api| api.update_tool(&id, &whole).await)
+            .ask(|api| async move { api.update_tool(updated, whole).await })
             .await;
         updated.map_err(|e| Trouble::api("the tool", &e))?;
         self.report.changed(title, "corrected");

@@ -23,8 +23,8 @@ impl Session {
         if let Some(known) = known {
             return Ok((options.rotate || !is_at_our_place(&known)).then(|| known.clone()));
         }
-        let unknown = seen.webhooks.iter().filter(is_at_our_place);
-        let unknown = unknown.filter(|webhook| !self.is_lost(webhook)).next();
+        let mut unknown = seen.webhooks.iter().filter(is_at_our_place);
+        let unknown = unknown.find(|webhook| !self.is_lost(webhook));
         match unknown {
             None => Ok(None),
             Some(webhook) if options.rotate => Ok(Some(webhook.clone())),
@@ -80,10 +80,8 @@ impl Session {
             (None, Some(id)) => seen.webhooks.iter().find(|webhook| webhook.id == *id),
             (None, None) => None,
         };
-        let adopted = seen.webhooks.iter().filter(at_our_place);
-        let adopted = adopted
-            .filter(|w| replaced.is_none() && !self.is_lost(w))
-            .next();
+        let mut adopted = seen.webhooks.iter().filter(at_our_place);
+        let adopted = adopted.find(|w| replaced.is_none() && !self.is_lost(w));
         let Some(webhook) = kept.or(adopted) else {
             return self.make_webhook(seen, options, replaced).await;
         };
@@ -150,7 +148,7 @@ impl Session {
         for id in &lost {
             let deleted = self
                 .account
-                .ask(async |api| api.delete_webhook(id).await)
+                .ask(|api| async move { api.delete_webhook(id).await })
                 .await;
             deleted.map_err(|e| Trouble::api("a webhook whose secret was lost", &e))?;
         }
@@ -161,10 +159,10 @@ impl Session {
             self.journal.record.retired.insert(replaced.id.clone());
         }
         self.journal.save()?;
-        let url = options.url.post_call();
+        let url = &options.url.post_call();
         let made = self
             .account
-            .ask_once(async |api| api.create_webhook(WEBHOOK_NAME, &url).await)
+            .ask_once(|api| async move { api.create_webhook(WEBHOOK_NAME, url).await })
             .await;
         let made = made.map_err(|e| Trouble::api("a webhook", &e))?;
         // Its secret is shown this once: nothing else comes first.
@@ -216,7 +214,7 @@ impl Session {
         }
         let enabled = self
             .account
-            .ask(async |api| api.enable_webhook(id, WEBHOOK_NAME).await)
+            .ask(|api| async move { api.enable_webhook(id, WEBHOOK_NAME).await })
             .await;
         enabled.map_err(|e| Trouble::api("the webhook's retries", &e))?;
         self.journal.record.retries_on = true;
@@ -227,11 +225,11 @@ impl Session {
         if self.dry_run {
             return Ok(());
         }
-        for id in self.journal.record.retired.clone() {
-            if seen.webhooks.iter().any(|webhook| webhook.id == id) {
+        for id in &self.journal.record.retired.clone() {
+            if seen.webhooks.iter().any(|webhook| webhook.id == *id) {
                 let deleted = self
                     .account
-                    .ask(async |api| api.delete_webhook(&id).await)
+                    .ask(|api| async move { api.delete_webhook(id).await })
                     .await;
                 if let Err(error) = deleted {
                     self.report.warn(
@@ -243,7 +241,7 @@ impl Session {
                 }
                 self.report.changed("the old webhook", "deleted");
             }
-            self.journal.record.retired.remove(&id);
+            self.journal.record.retired.remove(id);
             self.journal.save()?;
         }
         Ok(())

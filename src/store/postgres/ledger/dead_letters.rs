@@ -107,6 +107,7 @@ async fn remove(
     erased.marks = unnamed.cloned().collect();
     marks.extend(known.marks.iter().cloned());
     register::bury_marks(&mut *db, marks.into_iter().collect(), now).await?;
+    register::bury_caller(&mut *db, caller, now).await?;
     Ok(erased)
 }
 

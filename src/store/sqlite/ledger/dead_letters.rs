@@ -116,6 +116,7 @@ fn remove(
     let unnamed = known.marks.iter().filter(|mark| !named.contains(*mark));
     erased.marks = unnamed.cloned().collect();
     register::bury(db, &erased.conversations, now)?;
+    register::bury_caller(db, caller, now)?;
     for mark in &known.marks {
         register::bury_mark(db, mark, now)?;
     }

@@ -1,0 +1,424 @@
+//! Finds calls whose webhook never came, and has the inbox take them: every hour
+//! those of late, and as far back as an operator asks for.
+//!
+//! What is fetched is an event like any other, under the same key, so that it is
+//! learned once whoever brings it; and calls are fed in the order in which they
+//! started. What is known is not fetched again: a round that was broken off goes
+//! on where it was.
+
+mod round;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use ractor::{ActorProcessingErr, ActorRef};
+use serde::Serialize;
+use tokio::time::timeout;
+
+use super::inbox::{Delivery, Inbox, Receipt};
+use super::slot::Slot;
+use super::worker::Worker;
+use crate::account::Account;
+use crate::clients::ElevenLabsError;
+use crate::compute::Compute;
+use crate::domain::call_event::LARGE_BODY;
+use crate::domain::caller_id::CallerId;
+use crate::domain::connection::PublicUrl;
+use crate::domain::ids::{AgentId, ConversationId};
+use crate::domain::reconciliation::{OVERLAP, Verdict, verdict};
+use crate::metric_definitions::{Metrics, Reconciled};
+use crate::store::{Ledger, Result, StoreError};
+
+/// The job that one instance does for all.
+const JOB: &str = "reconcile";
+/// Before the first round after a start: an outage has just ended, perhaps.
+const FIRST_ROUND: Duration = Duration::from_secs(10);
+/// How far back the very first round looks.
+const FIRST_LOOK: SignedDuration = SignedDuration::from_hours(24);
+/// How far back a round looks after a long standstill. More is an operator's to ask for.
+const LONGEST_LOOK: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// Longest wait of a webhook for a call to be fetched.
+const CONFIRMATION: Duration = Duration::from_secs(20);
+/// Most calls that are named in a report.
+const MAX_NAMED: usize = 100;
+
+/// The account, and how to tell our agents.
+#[derive(Clone)]
+pub struct Connection {
+    pub(crate) account: Account,
+    /// `PUBLIC_URL`
+    pub public_url: Option<PublicUrl>,
+    /// `ELEVENLABS_WEBHOOK_ID`
+    pub webhook_id: Option<String>,
+}
+
+impl Connection {
+    /// Whether it is known which agents are ours.
+    pub(super) fn is_known(&self) -> bool {
+        self.public_url.is_some() || self.webhook_id.is_some()
+    }
+}
+
+/// Which calls are looked for.
+#[derive(Debug, Clone)]
+pub struct Search {
+    pub since: Timestamp,
+    /// Of this agent; `None` of all that are connected.
+    pub agent: Option<AgentId>,
+    /// Of this caller.
+    pub caller: Option<CallerId>,
+    /// Whether they are only counted.
+    pub dry_run: bool,
+}
+
+/// Why a look does not begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReconcileError {
+    #[error("ELEVENLABS_API_KEY is not set: calls cannot be fetched")]
+    NoKey,
+    #[error(
+        "PUBLIC_URL is not set: it is not known which agents are connected; run elaoms setup, or set it"
+    )]
+    NotConnected,
+    #[error("a look for calls is under way; see how far it is, and wait for its end")]
+    Running,
+}
+
+/// How far a look is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// There was none since the start.
+    #[default]
+    None,
+    Running,
+    Done,
+    /// It was broken off; what was done is done.
+    Failed,
+}
+
+/// What a look has found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Progress {
+    pub state: State,
+    /// Whether calls are only counted.
+    pub dry_run: bool,
+    pub since: Option<Timestamp>,
+    pub until: Option<Timestamp>,
+    /// Until when it is done: by the start of calls.
+    pub reached: Option<Timestamp>,
+    /// Connected agents.
+    pub agents: usize,
+    /// Calls that ElevenLabs has of them.
+    pub listed: u64,
+    /// Calls that were known.
+    pub known: u64,
+    /// Calls that were missing, and are in the inbox now (or would be).
+    pub fetched: u64,
+    /// Calls of callers who opted out, or were erased since.
+    pub unwanted: u64,
+    /// Calls that are not over, or not transcribed yet.
+    pub not_yet: u64,
+    /// Calls that cannot be had any more.
+    pub lost: u64,
+    /// Some of these, and why.
+    pub lost_calls: Vec<LostCall>,
+    /// Agents whose calls cannot be had at all, and why.
+    pub remarks: Vec<String>,
+    /// Why it was broken off.
+    pub error: Option<String>,
+}
+
+/// A call that cannot be had any more.
+#[derive(Debug, Clone, Serialize)]
+pub struct LostCall {
+    pub conversation_id: String,
+    pub reason: &'static str,
+}
+
+/// What became of a call whose signature is good, but old.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Confirmation {
+    /// It is known, or was fetched.
+    Taken,
+    /// ElevenLabs knows no such call, or cannot be asked.
+    Unconfirmed,
+    /// Later, perhaps.
+    Later(String),
+}
+
+/// The handle. Cheap to clone.
+#[derive(Clone)]
+pub struct Reconciler {
+    slot: Slot<Message>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    connection: Option<Connection>,
+    inbox: Inbox,
+    ledger: Arc<dyn Ledger>,
+    /// For large conversations.
+    reading: Compute,
+    metrics: Arc<Metrics>,
+    progress: Mutex<Progress>,
+    /// One look at a time.
+    looking: Arc<tokio::sync::Mutex<()>>,
+    /// Whether old calls are being fed: their greetings wait for the newest.
+    feeding: Arc<AtomicBool>,
+    /// The agents that are connected, and when they were read.
+    connected: Mutex<Option<(Instant, round::Connected)>>,
+}
+
+impl Reconciler {
+    pub(super) fn new(
+        connection: Option<Connection>,
+        inbox: Inbox,
+        ledger: Arc<dyn Ledger>,
+        reading: Compute,
+        metrics: Arc<Metrics>,
+        feeding: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            slot: Slot::default(),
+            shared: Arc::new(Shared {
+                connection,
+                inbox,
+                ledger,
+                reading,
+                metrics,
+                progress: Mutex::default(),
+                looking: Arc::default(),
+                feeding,
+                connected: Mutex::default(),
+            }),
+        }
+    }
+
+    pub(super) fn slot(&self) -> &Slot<Message> {
+        &self.slot
+    }
+
+    /// Begins to look. It goes on by itself; [`Self::progress`] tells how far it is.
+    ///
+    /// # Errors
+    /// [`ReconcileError`]
+    pub fn start(&self, search: Search) -> std::result::Result<(), ReconcileError> {
+        self.begin(search, false)
+    }
+
+    fn begin(&self, search: Search, background: bool) -> std::result::Result<(), ReconcileError> {
+        let shared = Arc::clone(&self.shared);
+        let connection = shared.connection.as_ref().ok_or(ReconcileError::NoKey)?;
+        if !connection.is_known() {
+            return Err(ReconcileError::NotConnected);
+        }
+        let looking = Arc::clone(&shared.looking);
+        let looking = looking
+            .try_lock_owned()
+            .map_err(|_| ReconcileError::Running)?;
+        let connection = connection.clone();
+        tokio::spawn(async move {
+            shared.look(&connection, search, background).await;
+            drop(looking);
+        });
+        Ok(())
+    }
+
+    /// How far the last look is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.shared.progress().clone()
+    }
+
+    /// An agent's settings have changed: which are connected is read anew.
+    pub fn agents_changed(&self) {
+        *self.shared.connected() = None;
+    }
+
+    /// Fetches a call whose event cannot be trusted, though its signature is good:
+    /// it is old.
+    pub async fn confirm(&self, conversation: &ConversationId) -> Confirmation {
+        let Some(connection) = &self.shared.connection else {
+            return Confirmation::Unconfirmed;
+        };
+        let confirmed = self.shared.confirm(connection, conversation);
+        match timeout(CONFIRMATION, confirmed).await {
+            Ok(Ok(confirmation)) => confirmation,
+            Ok(Err(error)) => Confirmation::Later(error.to_string()),
+            Err(_) => Confirmation::Later("no answer in time".to_owned()),
+        }
+    }
+}
+
+impl Shared {
+    fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn connected(&self) -> std::sync::MutexGuard<'_, Option<(Instant, round::Connected)>> {
+        self.connected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn confirm(
+        &self,
+        connection: &Connection,
+        conversation: &ConversationId,
+    ) -> Result<Confirmation> {
+        let unknown = self
+            .ledger
+            .unknown_calls(vec![conversation.clone()])
+            .await?;
+        if unknown.is_empty() {
+            return Ok(Confirmation::Taken);
+        }
+        let told = connection
+            .account
+            .ask(|api| async move { api.conversation(conversation).await })
+            .await;
+        Ok(match told {
+            Ok(told) => match self.judge(told).await? {
+                Verdict::Event(event) => {
+                    self.take(event).await?;
+                    Confirmation::Taken
+                }
+                Verdict::NotYet => Confirmation::Later("it is not transcribed yet".to_owned()),
+                Verdict::NoTranscript | Verdict::Unreadable => Confirmation::Unconfirmed,
+            },
+            Err(
+                ElevenLabsError::NotFound
+                | ElevenLabsError::NotAnId
+                | ElevenLabsError::InvalidKey(_)
+                | ElevenLabsError::Forbidden { .. },
+            ) => Confirmation::Unconfirmed,
+            Err(error) => Confirmation::Later(error.to_string()),
+        })
+    }
+
+    /// Large conversations are read off the runtime.
+    async fn judge(&self, told: Vec<u8>) -> Result<Verdict> {
+        if told.len() <= LARGE_BODY {
+            return Ok(verdict(&told));
+        }
+        let judged = self.reading.run(move || verdict(&told)).await;
+        judged.map_err(|_| StoreError::Unavailable("reading a conversation panicked".into()))
+    }
+
+    /// Has the inbox take an event.
+    async fn take(&self, event: Vec<u8>) -> Result<Receipt> {
+        let now = Timestamp::now();
+        let delivery = Delivery::fetched(event, self.inbox.recording(), now);
+        let taken = self.inbox.take(delivery).await?;
+        if matches!(taken, Receipt::Event(_)) {
+            self.metrics
+                .reconciled
+                .get(Reconciled::Fetched)
+                .increment(1);
+        }
+        Ok(taken)
+    }
+}
+
+pub(super) enum Message {
+    Tick,
+}
+
+/// What the actor needs to (re)start.
+#[derive(Clone)]
+pub(super) struct Setup {
+    pub reconciler: Reconciler,
+    /// Between two rounds; `None` if there are to be none.
+    pub interval: Option<Duration>,
+}
+
+pub(super) struct ReconcilerActor {
+    setup: Setup,
+}
+
+impl Worker for ReconcilerActor {
+    type Message = Message;
+    type Setup = Setup;
+
+    fn start(setup: Setup, myself: &ActorRef<Message>) -> Self {
+        let connection = setup.reconciler.shared.connection.as_ref();
+        let is_connected = connection.is_some_and(Connection::is_known);
+        if let Some(interval) = setup.interval.filter(|_| is_connected) {
+            myself.send_after(FIRST_ROUND, || Message::Tick);
+            myself.send_interval(interval, || Message::Tick);
+        }
+        Self { setup }
+    }
+
+    async fn handle(
+        &mut self,
+        _: &ActorRef<Message>,
+        Message::Tick: Message,
+    ) -> std::result::Result<(), ActorProcessingErr> {
+        let reconciler = self.setup.reconciler.clone();
+        tokio::spawn(async move { reconciler.round().await });
+        Ok(())
+    }
+}
+
+impl Reconciler {
+    /// Looks for the calls of late, if that is for this instance to do.
+    async fn round(&self) {
+        let ledger = &self.shared.ledger;
+        if !ledger.leads(JOB).await.unwrap_or(false) {
+            return;
+        }
+        let now = Timestamp::now();
+        let known = match ledger.reconciled_until().await {
+            Ok(known) => known,
+            Err(error) => {
+                tracing::warn!(%error, "Calls that never came cannot be looked for now");
+                return;
+            }
+        };
+        let since = match known {
+            Some(known) => (known - OVERLAP).max(now - LONGEST_LOOK),
+            None => now - FIRST_LOOK,
+        };
+        let search = Search {
+            since,
+            agent: None,
+            caller: None,
+            dry_run: false,
+        };
+        if let Err(error) = self.begin(search, true) {
+            tracing::debug!(%error, "No round now");
+        }
+    }
+}
+
+impl Progress {
+    fn lose(&mut self, conversation: &ConversationId, reason: &'static str) {
+        self.lost += 1;
+        if self.lost_calls.len() < MAX_NAMED {
+            self.lost_calls.push(LostCall {
+                conversation_id: conversation.to_string(),
+                reason,
+            });
+        }
+    }
+}
+
+/// Set while old calls are fed.
+struct Feeding(Arc<AtomicBool>);
+
+impl Feeding {
+    fn begin(flag: &Arc<AtomicBool>) -> Self {
+        flag.store(true, Ordering::Relaxed);
+        Self(Arc::clone(flag))
+    }
+}
+
+impl Drop for Feeding {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
