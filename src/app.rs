@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
 use tokio::net::TcpListener;
@@ -18,11 +19,13 @@ use crate::clients::{ElevenLabs, OpenAi, OpenMemory};
 use crate::compute::Compute;
 use crate::config::{Config, Services};
 use crate::domain::caller_rules::CallerRules;
+use crate::figures::Figures;
 use crate::http::{self, AdminState, Connections, Limits, OpsState, PublicState};
 use crate::metric_definitions::Metrics;
 use crate::secrets::{AdminKey, KeySet, WebhookKeys};
 use crate::store::{
-    Archive, Database, MemoryStore, OpenMemoryStore, Register, SqliteDatabase, SqliteRecordIndex,
+    Archive, Database, Ledger, MemoryStore, OpenMemoryStore, Register, SqliteDatabase,
+    SqliteRecordIndex,
 };
 
 /// How long open requests may take after a stop was asked for.
@@ -30,6 +33,8 @@ const REQUEST_GRACE: Duration = Duration::from_secs(10);
 /// How long calls under way may take after that. What is not done then is in
 /// the inbox and done after the next start.
 const WORK_GRACE: Duration = Duration::from_secs(5);
+/// Longest wait for figures to be written: a stop does not hang on them.
+const FIGURES_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often metrics are tidied.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -150,6 +155,7 @@ impl Parts {
             admin: AdminState {
                 callers: system.callers.clone(),
                 agents: system.agents.clone(),
+                ledger: self.database.ledger(),
                 inbox: system.inbox.clone(),
                 reconciler: system.reconciler.clone(),
                 register: Arc::clone(&self.register),
@@ -205,6 +211,7 @@ pub struct App {
     pub ops_addr: SocketAddr,
     system: ActorSystem,
     database: Database,
+    metrics: Arc<Metrics>,
     stop_public: CancellationToken,
     stop_ops: CancellationToken,
     public: JoinHandle<()>,
@@ -262,7 +269,8 @@ impl App {
         });
 
         let (stop_public, stop_ops) = (CancellationToken::new(), CancellationToken::new());
-        let connections = Connections::new(limits, config.trusted_proxies, Some(metrics));
+        let counted = Some(Arc::clone(&metrics));
+        let connections = Connections::new(limits, config.trusted_proxies, counted);
         let public = tokio::spawn(http::serve_public(
             public_listener,
             public_routes,
@@ -277,11 +285,13 @@ impl App {
             Duration::ZERO,
         ));
         let until = stop_ops.clone();
+        let ledger = database.ledger();
         tokio::spawn(until.run_until_cancelled_owned(async move {
             loop {
                 tokio::time::sleep(UPKEEP).await;
                 upkeep.run_upkeep();
                 measure_storage(file.as_deref(), &measured);
+                write_figures(&measured.figures, &*ledger).await;
             }
         }));
         Ok(Self {
@@ -289,6 +299,7 @@ impl App {
             ops_addr,
             system,
             database,
+            metrics,
             stop_public,
             stop_ops,
             public,
@@ -319,7 +330,23 @@ impl App {
         self.system.stop(WORK_GRACE).await;
         self.stop_ops.cancel();
         let _ = self.ops.await;
+        write_figures(&self.metrics.figures, &*self.database.ledger()).await;
         self.database.close().await;
+    }
+}
+
+/// Adds what was counted to the figures of today.
+async fn write_figures(figures: &Figures, ledger: &dyn Ledger) {
+    let taken = figures.take();
+    if taken.is_empty() {
+        return;
+    }
+    let day = Timestamp::now().strftime("%Y-%m-%d").to_string();
+    let written = tokio::time::timeout(FIGURES_TIMEOUT, ledger.add_figures(day, taken.clone()));
+    if !matches!(written.await, Ok(Ok(()))) {
+        // They are written with the next ones. What was written and not answered
+        // counts twice: better in a report than not at all.
+        figures.give_back(&taken);
     }
 }
 

@@ -9,6 +9,7 @@ mod init;
 mod migrate;
 mod output;
 mod reconcile;
+mod report;
 mod serve;
 mod setup;
 
@@ -49,6 +50,8 @@ enum Command {
     Check(check::CheckArguments),
     /// Fetch calls whose webhook never came, or that were before.
     Reconcile(reconcile::ReconcileArguments),
+    /// Calls, recognised callers, latency and spend, by day.
+    Report(report::ReportArguments),
     /// Show, export, correct, erase or link a caller.
     Caller(caller::CallerArguments),
     /// Read, retry or drop what was given up.
@@ -91,6 +94,7 @@ pub fn run() -> ExitCode {
             Command::Setup(arguments) => setup::run(arguments, file).await,
             Command::Check(arguments) => check::run(arguments, file).await,
             Command::Reconcile(arguments) => reconcile::run(arguments, file).await,
+            Command::Report(arguments) => report::run(arguments, file).await,
             Command::Caller(arguments) => caller::run(arguments, file).await,
             Command::DeadLetters(arguments) => admin::dead_letters(arguments, file).await,
             Command::Audit(arguments) => admin::audit(&arguments, file).await,

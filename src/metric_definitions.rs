@@ -12,6 +12,8 @@ use std::marker::PhantomData;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram, with_local_recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::figures::Figures;
+
 pub use labels::{
     ActorKind, CacheResult, CallOutcome, Dropped, Endpoint, Label, OpenAiOutcome, Pool, Reconciled,
     RingOutcome, SearchOutcome, Status, Tier, TierResult, TokenKind, WebhookState,
@@ -40,6 +42,8 @@ impl<L: Label, H> Family<L, H> {
 
 /// The handles of every metric.
 pub struct Metrics {
+    /// What is reported by day besides.
+    pub figures: Figures,
     /// `elaoms_client_data_duration_seconds{outcome}`
     pub client_data: Family<RingOutcome, Histogram>,
     /// `elaoms_search_data_duration_seconds{outcome}`
@@ -60,6 +64,8 @@ pub struct Metrics {
     pub openai_duration: Histogram,
     /// `elaoms_openai_tokens_total{kind}`
     pub openai_tokens: Family<TokenKind, Counter>,
+    /// `elaoms_openai_cost_nanodollars_total`
+    pub openai_cost: Counter,
     /// `elaoms_openai_limiter_wait_seconds`
     pub openai_limiter_wait: Histogram,
     /// `elaoms_openai_breaker_open`
@@ -167,6 +173,7 @@ impl Metrics {
         let restarts =
             |a: ActorKind| zero(counter!("elaoms_actor_restarts_total", "actor" => a.as_str()));
         Self {
+            figures: Figures::default(),
             client_data: Family::new(
                 |o: RingOutcome| histogram!("elaoms_client_data_duration_seconds", "outcome" => o.as_str()),
             ),
@@ -197,6 +204,7 @@ impl Metrics {
             openai_tokens: Family::new(|k: TokenKind| {
                 zero(counter!("elaoms_openai_tokens_total", "kind" => k.as_str()))
             }),
+            openai_cost: zero(counter!("elaoms_openai_cost_nanodollars_total")),
             openai_limiter_wait: histogram!("elaoms_openai_limiter_wait_seconds"),
             openai_breaker_open: unset(gauge!("elaoms_openai_breaker_open")),
             agent_cache_requests: Family::new(|r: CacheResult| {

@@ -56,6 +56,7 @@ fn known(caller: usize) -> Result<CallerExport> {
             started_at: called,
             arrival: 1,
         }),
+        language: None,
     };
     Ok(CallerExport {
         profile: UniversalProfile {

@@ -246,6 +246,10 @@ impl Shared {
         ] {
             self.metrics.openai_tokens.get(kind).increment(tokens);
         }
+        let (prompt, completion) = (answer.prompt_tokens, answer.completion_tokens);
+        let cost = self.client.cost(prompt, completion);
+        self.metrics.openai_cost.increment(cost);
+        self.metrics.figures.answer(prompt, completion, cost);
         Greeting::from_answer(&answer.content).map_err(|error| {
             tracing::warn!(%error, "OpenAI API error: unusable answer");
             Failed {

@@ -124,6 +124,7 @@ mod tests {
             },
             caller: None,
             started_at: Timestamp::UNIX_EPOCH,
+            language: None,
             turns: Vec::new(),
             facts: Vec::new(),
         })

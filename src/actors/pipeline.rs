@@ -515,5 +515,6 @@ impl Pipeline {
     fn record(&self, outcome: CallOutcome, received_at: Timestamp) {
         let age = Timestamp::now().duration_since(received_at).as_secs_f64();
         self.metrics.post_call.get(outcome).record(age.max(0.0));
+        self.metrics.figures.call(outcome);
     }
 }

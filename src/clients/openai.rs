@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
 use super::{BodyError, bounded_body, describe, http_client, retry_after};
+use crate::domain::prices::Price;
 use crate::domain::prompt::{GreetingPrompt, answer_schema};
 
 /// Largest answer taken, in bytes.
@@ -63,6 +64,8 @@ pub struct OpenAiOptions {
     pub temperature: f64,
     /// Longest wait for an answer.
     pub timeout: Duration,
+    /// What its tokens cost; `None` if that is not known.
+    pub price: Option<Price>,
 }
 
 /// The client. Makes one request at a time it is asked.
@@ -128,6 +131,14 @@ pub enum OpenAiError {
 }
 
 impl OpenAi {
+    /// What so many tokens cost, in billionths of a dollar; nothing if that is not
+    /// known.
+    #[must_use]
+    pub fn cost(&self, prompt_tokens: u64, completion_tokens: u64) -> u64 {
+        let price = self.options.price;
+        price.map_or(0, |price| price.cost(prompt_tokens, completion_tokens))
+    }
+
     /// A client with these options.
     ///
     /// # Errors

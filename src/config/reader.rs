@@ -17,6 +17,7 @@ use crate::clients::OpenAiOptions;
 use crate::domain::caller_rules::{CallerRules, Region};
 use crate::domain::connection::PublicUrl;
 use crate::domain::ids::AgentId;
+use crate::domain::prices::Price;
 use crate::http::TrustedProxies;
 use crate::secrets::{AdminKey, Secrets};
 use crate::store::{ArchiveOptions, BucketOptions, DatabaseUrl};
@@ -524,7 +525,9 @@ impl<'a> Reader<'a> {
             );
             return None;
         };
+        let price = self.price(&model);
         let options = OpenAiOptions {
+            price,
             base_url,
             api_key: api_key.into(),
             model,
@@ -533,6 +536,20 @@ impl<'a> Reader<'a> {
             timeout,
         };
         Some((options, limits))
+    }
+
+    /// A server of one's own costs what its owner says; without that, nothing.
+    fn price(&mut self, model: &str) -> Option<Price> {
+        let Some(text) = self.text("OPENAI_PRICES") else {
+            return Price::of(model);
+        };
+        let price = Price::parse(&text);
+        if price.is_none() {
+            self.warnings.push(format!(
+                "OPENAI_PRICES is {text:?}, not dollars for a million tokens of questions and answers such as 0.15/0.60"
+            ));
+        }
+        price.or_else(|| Price::of(model))
     }
 
     fn limit(&mut self, name: &str, default: u32) -> NonZeroU32 {

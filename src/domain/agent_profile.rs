@@ -4,11 +4,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::ids::AgentId;
+use super::language::Language;
 
 /// How much of an agent's system prompt is kept, in characters.
 const MAX_PROMPT_CHARS: usize = 1_000;
 /// Longest first message kept, in characters.
 const MAX_FIRST_MESSAGE_CHARS: usize = 1_000;
+
+/// Most words kept that an agent listens for.
+const MAX_KEYWORDS: usize = 100;
+/// Longest of them kept, in characters.
+const MAX_KEYWORD_CHARS: usize = 100;
 
 /// An agent's settings, as far as greetings and rings need them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -25,6 +31,18 @@ pub struct AgentProfile {
     /// False if the agent forbids overriding its first message; ElevenLabs
     /// then ends a call in which an override comes nevertheless.
     pub first_message_override: bool,
+    /// Whether the agent permits another language than its own.
+    #[serde(default)]
+    pub language_override: bool,
+    /// The languages that it speaks: its own first, then those it is prepared for.
+    #[serde(default)]
+    pub languages: Vec<Language>,
+    /// Whether the agent permits other words to be listened for.
+    #[serde(default)]
+    pub keywords_override: bool,
+    /// The words that it listens for.
+    #[serde(default)]
+    pub keywords: Vec<String>,
 }
 
 impl AgentProfile {
@@ -41,6 +59,15 @@ impl AgentProfile {
                 .filter(|s| !s.is_empty())
                 .map(|s| s.chars().take(limit).collect::<String>())
         };
+        let config = &response["conversation_config"];
+        let presets = config["language_presets"].as_object();
+        let languages = agent["language"].as_str().into_iter();
+        let languages = languages.chain(
+            presets
+                .into_iter()
+                .flat_map(|p| p.keys().map(String::as_str)),
+        );
+        let keywords = config["asr"]["keywords"].as_array().into_iter().flatten();
         let placeholders = agent["dynamic_variables"]["dynamic_variable_placeholders"]
             .as_object()
             .map(declared)
@@ -51,6 +78,15 @@ impl AgentProfile {
             system_prompt: text(&agent["prompt"]["prompt"], MAX_PROMPT_CHARS),
             placeholders,
             first_message_override: overrides["agent"]["first_message"] != Value::Bool(false),
+            language_override: overrides["agent"]["language"] == Value::Bool(true),
+            languages: languages
+                .filter_map(|code| Language::parse(code).ok())
+                .collect(),
+            keywords_override: overrides["asr"]["keywords"] == Value::Bool(true),
+            keywords: keywords
+                .filter_map(|word| text(word, MAX_KEYWORD_CHARS))
+                .take(MAX_KEYWORDS)
+                .collect(),
         }
     }
 
@@ -95,6 +131,24 @@ mod tests {
                 "{odd}"
             );
         }
+    }
+
+    #[test]
+    fn languages_and_keywords_are_read_and_permitted_only_expressly() {
+        let mut answer = json!({"conversation_config": {
+            "asr": {"keywords": ["Eircode", 7, " "]}, "language_presets": {"pt-br": {}, "klingon": {}},
+            "agent": {"language": "en"}}});
+        let profile = AgentProfile::from_response(&answer);
+        let languages: Vec<&str> = profile.languages.iter().map(Language::as_str).collect();
+        assert_eq!(
+            (languages, profile.keywords),
+            (vec!["en", "pt-br"], vec!["Eircode".to_owned()])
+        );
+        assert!(!profile.language_override && !profile.keywords_override);
+        answer["platform_settings"]["overrides"]["conversation_config_override"] =
+            json!({"agent": {"language": true}, "asr": {"keywords": true}});
+        let profile = AgentProfile::from_response(&answer);
+        assert!(profile.language_override && profile.keywords_override);
     }
 
     #[test]

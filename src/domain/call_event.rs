@@ -18,6 +18,7 @@ use super::caller_rules::CallerRules;
 use super::connection::TEST_EVENT;
 use super::fields::{each_element, each_field, fields, text};
 use super::ids::{AgentId, ConversationId};
+use super::language::Language;
 
 /// One authenticated post-call event.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,6 +102,8 @@ pub struct Call {
     pub caller: Option<CallerId>,
     /// When the call started.
     pub started_at: Timestamp,
+    /// In what language most of it was held, where that is told.
+    pub language: Option<Language>,
     /// What was said, in order, without empty turns.
     pub turns: Vec<Turn>,
     /// `analysis.data_collection_results` with a value.
@@ -219,15 +222,21 @@ pub fn parse(
         EventKind::InitiationFailure => CallEvent::InitiationFailure(key),
         EventKind::Transcription if key.agent_id.is_none() => return Err(EventError::NoAgent),
         EventKind::Transcription => {
-            let [started, phone_call, whatsapp] = fields(
+            let [started, language, phone_call, whatsapp] = fields(
                 data.metadata,
-                ["start_time_unix_secs", "phone_call", "whatsapp"],
+                [
+                    "start_time_unix_secs",
+                    "main_language",
+                    "phone_call",
+                    "whatsapp",
+                ],
             );
             let started_at = unix_seconds(started).or_else(|| unix_seconds(event_timestamp));
             CallEvent::Transcription(Call {
                 caller: caller_of(&data, key.agent_id.as_ref(), phone_call, whatsapp, rules),
                 key,
                 started_at: started_at.map_or(received_at, |started| started.min(received_at)),
+                language: text(language).and_then(|code| Language::parse(&code).ok()),
                 turns: turns_of(data.transcript),
                 facts: facts_of(data.analysis),
             })

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::call_event::Call;
 use super::caller_id::CallerId;
 use super::ids::{AgentId, ConversationId};
+use super::language::Language;
 use super::memory::{self, Memory};
 use super::name::{self, Naming};
 
@@ -20,6 +21,8 @@ pub struct Learning {
     pub agent: AgentId,
     /// When it started.
     pub started_at: Timestamp,
+    /// In what language it was held, where that is known.
+    pub language: Option<Language>,
     /// What it tells of the caller's name.
     pub naming: Naming,
     /// What is remembered of it.
@@ -36,6 +39,7 @@ impl Learning {
             naming: name::told(&call.turns, &call.facts),
             memories: memory::of_call(call, &agent),
             started_at: call.started_at,
+            language: call.language.clone(),
             caller,
             agent,
         })

@@ -11,6 +11,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::agent_profile::AgentProfile;
+use super::caller_id::CallerId;
+use super::language::Language;
 use super::profile::{ConversationState, UniversalProfile};
 
 /// The body of the answer to `POST /webhook/client-data`. It borrows what is
@@ -19,11 +21,26 @@ use super::profile::{ConversationState, UniversalProfile};
 pub struct Personalization<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
+    /// The caller's id: ElevenLabs keeps it with the conversation, which is found by
+    /// it later (`GET /v1/convai/conversations?user_id=`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<&'a str>,
     /// Values for the agent's dynamic variables.
     pub dynamic_variables: BTreeMap<&'a str, Variable<'a>>,
-    /// Present if the agent is to open with a greeting of our own.
+    /// What the agent is to do otherwise than usual, where it permits that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conversation_config_override: Option<ConfigOverride<'a>>,
+}
+
+impl<'a> Personalization<'a> {
+    /// With the id of who calls.
+    #[must_use]
+    pub fn of(self, caller: &'a CallerId) -> Self {
+        Self {
+            user_id: Some(caller.as_str()),
+            ..self
+        }
+    }
 }
 
 /// The value of a dynamic variable.
@@ -36,18 +53,34 @@ pub enum Variable<'a> {
     Placeholder(&'a Value),
 }
 
-/// `conversation_config_override`
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// `conversation_config_override`: only what an agent permits, for what it forbids
+/// ends the call.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct ConfigOverride<'a> {
     /// The agent's part of it.
-    pub agent: AgentOverride<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentOverride<'a>>,
+    /// What is listened for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asr: Option<AsrOverride<'a>>,
 }
 
 /// `conversation_config_override.agent`
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct AgentOverride<'a> {
     /// What the agent says first.
-    pub first_message: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_message: Option<Cow<'a, str>>,
+    /// The language of the call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub language: Option<&'a str>,
+}
+
+/// `conversation_config_override.asr`
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AsrOverride<'a> {
+    /// Words that are recognised better: the agent's own, and the caller's name.
+    pub keywords: Vec<&'a str>,
 }
 
 /// Which of the guide's cases a ring is.
@@ -77,6 +110,8 @@ pub fn personalize<'a>(
         variables.set("last_call_summary", summary.map(Cow::Borrowed));
         let sentiment = state.sentiment.map(|s| s.as_str());
         variables.set("user_sentiment", sentiment.map(Cow::Borrowed));
+        let language = state.language.as_ref().map(|l| Cow::Borrowed(l.as_str()));
+        variables.set("user_language", language);
         let topics = (!state.key_topics.is_empty()).then(|| state.key_topics.join(", "));
         variables.set("key_topics", topics.map(Cow::Owned));
         // Stored greetings are checked already; one that could be read as a
@@ -92,7 +127,11 @@ pub fn personalize<'a>(
         (None, Some(_)) => Recognition::Profile,
         (None, None) => Recognition::Unknown,
     };
-    (recognition, answer(variables, greeting, agent))
+    let language = state.and_then(|state| state.language.as_ref());
+    (
+        recognition,
+        answer(variables, greeting, profile, language, agent),
+    )
 }
 
 /// Answers a ring as the legacy system did, from a single tier: who the
@@ -120,7 +159,10 @@ pub fn personalize_single_tier<'a>(
         Recognition::Unknown
     };
     let speakable = greeting.filter(|g| !g.contains("{{")).map(Cow::Owned);
-    (recognition, answer(variables, speakable, agent))
+    (
+        recognition,
+        answer(variables, speakable, profile, None, agent),
+    )
 }
 
 fn name_of(profile: Option<&UniversalProfile>) -> Option<&str> {
@@ -164,18 +206,49 @@ impl<'a> Variables<'a> {
 fn answer<'a>(
     mut variables: Variables<'a>,
     mut greeting: Option<Cow<'a, str>>,
-    agent: Option<&AgentProfile>,
+    profile: Option<&'a UniversalProfile>,
+    language: Option<&'a Language>,
+    agent: Option<&'a AgentProfile>,
 ) -> Personalization<'a> {
     if agent.is_some_and(|a| !a.first_message_override) {
         variables.set("next_greeting", greeting.take());
     }
+    let language = language.and_then(|language| spoken(language, agent?));
+    let agent_override = (greeting.is_some() || language.is_some()).then_some(AgentOverride {
+        first_message: greeting,
+        language,
+    });
+    let asr = name_of(profile).and_then(|name| listened_for(name, agent?));
     Personalization {
         kind: "conversation_initiation_client_data",
+        user_id: None,
         dynamic_variables: variables.0,
-        conversation_config_override: greeting.map(|first_message| ConfigOverride {
-            agent: AgentOverride { first_message },
-        }),
+        conversation_config_override: (agent_override.is_some() || asr.is_some()).then_some(
+            ConfigOverride {
+                agent: agent_override,
+                asr,
+            },
+        ),
     }
+}
+
+/// The language of the last call, if the agent speaks it and not from the start.
+fn spoken<'a>(language: &Language, agent: &'a AgentProfile) -> Option<&'a str> {
+    let of = |code: &Language| code.as_str().split('-').next().map(str::to_owned);
+    let spoken = agent.languages.iter();
+    let mut spoken = spoken.filter(|l| *l == language || of(l) == of(language));
+    let spoken = spoken.next().filter(|_| agent.language_override)?;
+    (Some(spoken) != agent.languages.first()).then(|| spoken.as_str())
+}
+
+/// What the agent listens for, with the caller's name.
+fn listened_for<'a>(name: &'a str, agent: &'a AgentProfile) -> Option<AsrOverride<'a>> {
+    agent.keywords_override.then(|| {
+        let own = agent.keywords.iter().map(String::as_str);
+        AsrOverride {
+            keywords: own.filter(|word| *word != name).chain([name]).collect(),
+        }
+    })
 }
 
 #[cfg(test)]
@@ -184,7 +257,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::domain::caller_id::CallerId;
     use crate::domain::greeting::Sentiment;
     use crate::domain::name::CallerName;
 
@@ -207,6 +279,7 @@ mod tests {
             sentiment: Some(Sentiment::Positive),
             conversation_summary: Some("Nora plans a bed.".into()),
             greeted_from: None,
+            language: None,
         }
     }
 
@@ -283,6 +356,49 @@ mod tests {
                 "last_call_summary": "Nora plans a bed.", "user_sentiment": "positive",
                 "key_topics": "tomatoes, raised beds", "next_greeting": "Hi!"}}),
         );
+    }
+
+    #[test]
+    fn languages_and_keywords_go_to_agents_that_permit_them() {
+        let language = |code: &str| Language::parse(code).unwrap();
+        let known = profile(Some("Aoife"));
+        let spoken = ConversationState {
+            language: Some(language("pt")),
+            ..state(None)
+        };
+        let check = |agent: &AgentProfile, expected: Value| {
+            let (_, answer) = personalize(Some(&known), Some(&spoken), Some(agent));
+            assert_eq!(
+                answer.dynamic_variables["user_language"],
+                Variable::Known("pt".into())
+            );
+            let json = serde_json::to_value(answer).unwrap();
+            assert_eq!(json["conversation_config_override"], expected);
+        };
+        let forbids = AgentProfile {
+            languages: vec![language("en"), language("pt-br")],
+            keywords: vec!["Eircode".into()],
+            ..agent(true)
+        };
+        check(&forbids, Value::Null);
+        let permits = AgentProfile {
+            language_override: true,
+            keywords_override: true,
+            ..forbids
+        };
+        let keywords = json!({"keywords": ["Eircode", "Aoife"]});
+        check(
+            &permits,
+            json!({"agent": {"language": "pt-br"}, "asr": keywords}),
+        );
+        // Neither a language that it does not speak, nor the one that it speaks anyway.
+        for languages in [vec![language("en")], vec![language("pt"), language("en")]] {
+            let agent = AgentProfile {
+                languages,
+                ..permits.clone()
+            };
+            check(&agent, json!({"asr": keywords}));
+        }
     }
 
     #[test]

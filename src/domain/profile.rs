@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::caller_id::CallerId;
 use super::greeting::{Greeting, Sentiment};
+use super::language::Language;
 use super::learning::Learning;
 use super::name::{CallerName, Evidence, NameSource};
 
@@ -108,6 +109,8 @@ pub struct ConversationState {
     pub conversation_summary: Option<String>,
     /// The call from which the greeting was made.
     pub greeted_from: Option<CallOrder>,
+    /// The language of the latest call, where that is known.
+    pub language: Option<Language>,
 }
 
 impl ConversationState {
@@ -122,8 +125,12 @@ impl ConversationState {
             sentiment: None,
             conversation_summary: None,
             greeted_from: None,
+            language: None,
         });
         state.conversation_count += 1;
+        if learning.started_at >= state.last_call_date && learning.language.is_some() {
+            state.language.clone_from(&learning.language);
+        }
         state.last_call_date = state.last_call_date.max(learning.started_at);
         state
     }
@@ -166,12 +173,18 @@ impl ConversationState {
     pub fn merged_with(&self, other: Self) -> Self {
         let calls = self.conversation_count + other.conversation_count;
         let last_call_date = self.last_call_date.max(other.last_call_date);
+        let language = if other.last_call_date > self.last_call_date {
+            other.language.clone().or_else(|| self.language.clone())
+        } else {
+            self.language.clone().or_else(|| other.language.clone())
+        };
         let newer = if other.greeted_from > self.greeted_from {
             other
         } else {
             self.clone()
         };
         Self {
+            language,
             conversation_count: calls,
             last_call_date,
             ..newer
@@ -189,6 +202,7 @@ impl ConversationState {
             sentiment: greeting.sentiment,
             conversation_summary: greeting.conversation_summary.clone(),
             greeted_from: Some(call),
+            language: self.language.clone(),
         })
     }
 }
@@ -205,6 +219,7 @@ mod tests {
             caller: CallerId::parse("+16125550101").unwrap(),
             agent: AgentId::parse("a").unwrap(),
             started_at: Timestamp::from_second(started).unwrap(),
+            language: None,
             naming: Naming {
                 given: name.map(|n| (CallerName::parse(n).unwrap(), Evidence::Stated)),
                 correction: None,

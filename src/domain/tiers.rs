@@ -200,6 +200,7 @@ mod tests {
             sentiment: None,
             conversation_summary: None,
             greeted_from: Some(order(started)),
+            language: None,
         }
     }
 

@@ -5,6 +5,7 @@ mod callers;
 mod dead_letters;
 mod keys;
 mod reconcile;
+mod report;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::domain::caller_id::CallerId;
 use crate::domain::caller_rules::CallerRules;
 use crate::domain::ids::AgentId;
 use crate::secrets::{AdminKey, WebhookKeys};
-use crate::store::{Register, StoreError};
+use crate::store::{Ledger, Register, StoreError};
 
 use audit::Operator;
 
@@ -36,6 +37,8 @@ pub struct AdminState {
     pub agents: AgentCache,
     pub inbox: Inbox,
     pub reconciler: Reconciler,
+    /// Where the figures of days are.
+    pub ledger: Arc<dyn Ledger>,
     /// Where what operators do is written down.
     pub register: Arc<dyn Register>,
     pub caller_rules: Arc<CallerRules>,
@@ -75,6 +78,8 @@ pub(super) fn routes(state: AdminState) -> BoxedFilter<(Response,)> {
         .or(keys::routes(&admin))
         .unify()
         .or(reconcile::routes(&admin))
+        .unify()
+        .or(report::routes(&admin))
         .unify()
         .or(dead_letters::routes(&admin))
         .unify()

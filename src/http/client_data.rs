@@ -55,12 +55,9 @@ where
     let ring = ring(shared, caller.as_ref(), &agent).instrument(span.clone());
     let (outcome, answer) = ring.await;
     span.record("outcome", outcome.as_str());
-    shared
-        .state
-        .metrics
-        .client_data
-        .get(outcome)
-        .record(started.elapsed());
+    let (metrics, took) = (&shared.state.metrics, started.elapsed());
+    metrics.client_data.get(outcome).record(took);
+    metrics.figures.ring(outcome, took);
     Ok(answer)
 }
 
@@ -101,7 +98,8 @@ async fn ring(
     if is_shared {
         // Who of them rings is not known yet.
         log_events::ring_shared(&shown, agent);
-        return (RingOutcome::NewCaller, defaults());
+        let answer = personalize(None, None, profile.as_deref()).1.of(caller);
+        return (RingOutcome::NewCaller, error::json(&answer));
     }
     let view = published.view();
     let answer_from = if state.two_tier {
@@ -120,5 +118,5 @@ async fn ring(
         Recognition::Profile => RingOutcome::Profile,
         Recognition::Unknown => RingOutcome::NewCaller,
     };
-    (outcome, error::json(&answer))
+    (outcome, error::json(&answer.of(caller)))
 }

@@ -42,6 +42,10 @@ pub(super) fn describe() {
         "Duration of one request to OpenAI."
     );
     describe_counter!("elaoms_openai_tokens_total", "Tokens billed.");
+    describe_counter!(
+        "elaoms_openai_cost_nanodollars_total",
+        "What they cost by list price or OPENAI_PRICES, in billionths of a dollar: an estimate."
+    );
     describe_histogram!(
         "elaoms_openai_limiter_wait_seconds",
         s,

@@ -388,6 +388,12 @@ pub trait Ledger: Send + Sync + 'static {
     /// See [`Self::reconciled_until`].
     async fn set_reconciled_until(&self, until: Timestamp) -> Result<()>;
 
+    /// Adds to what is counted for a day (UTC, `YYYY-MM-DD`).
+    async fn add_figures(&self, day: String, figures: Vec<(String, u64)>) -> Result<()>;
+
+    /// What was counted from a day on: day, name, value; in the order of days.
+    async fn figures(&self, since: String) -> Result<Vec<(String, String, u64)>>;
+
     /// Forgets finished events received before `before`. Their effects stay.
     async fn prune(&self, before: Timestamp) -> Result<u64>;
 

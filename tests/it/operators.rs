@@ -343,3 +343,41 @@ async fn settings_are_those_of_the_working_folder() {
     assert!(text.starts_with("PASS memory"), "{text}");
     assert_eq!(std::fs::read_dir(&below).unwrap().count(), 0);
 }
+
+#[tokio::test]
+async fn a_report_tells_what_the_days_brought_and_cost() {
+    let mut service = Service::start_with(&[("OPENAI_PRICES", "2/10")]).await;
+    service.ring(CALLER, AGENT).await;
+    know_nora(&service).await;
+    service.wait_for_greeting(CALLER, AGENT, "roses").await;
+    service.ring(OTHER_CALLER, AGENT).await;
+    // It is in the database when the service has ended, and not counted anew.
+    service.terminate().await;
+    let report = async |service: &Service| -> Value {
+        let (status, text) = service.run(&["report", "--since", "2d", "--json"]).await;
+        assert_eq!(status, 0, "{text}");
+        serde_json::from_str(&text).unwrap()
+    };
+    let told = report(&service).await;
+    let number = |name: &str| told["all"][name].as_u64().unwrap();
+    assert!(number("greeted") >= 1 && number("rings") >= 3, "{told}");
+    assert_eq!(number("rings") - number("recognised"), 2, "{told}");
+    assert_eq!((number("calls"), number("greetings")), (1, 1), "{told}");
+    assert_eq!(
+        (number("prompt_tokens"), number("completion_tokens")),
+        (500, 60),
+        "{told}"
+    );
+    assert_eq!(told["all"]["cost_usd"], 0.0016, "{told}");
+    assert!(told["all"]["ring_p95_ms"].is_number(), "{told}");
+    service.respawn().await;
+    service.ring(OTHER_CALLER, AGENT).await;
+    service.terminate().await;
+    let later = report(&service).await;
+    assert_eq!(later["all"]["rings"].as_u64().unwrap(), number("rings") + 1);
+    let (status, text) = service.run(&["report"]).await;
+    assert!(
+        status == 0 && text.contains("0.0016") && text.contains("list prices"),
+        "{text}"
+    );
+}

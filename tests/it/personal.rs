@@ -12,7 +12,7 @@ async fn a_returning_caller_is_greeted_by_this_agent_and_only_named_by_another()
     let ring = service.ring(CALLER, AGENT).await;
     assert_eq!(
         ring,
-        json!({"type": "conversation_initiation_client_data", "dynamic_variables": {}})
+        json!({"type": "conversation_initiation_client_data", "user_id": CALLER, "dynamic_variables": {}})
     );
     service
         .wait_for_log(&format!("New caller {CALLER} - using agent defaults"))
@@ -33,7 +33,7 @@ async fn a_returning_caller_is_greeted_by_this_agent_and_only_named_by_another()
     );
     assert_eq!(
         ring["dynamic_variables"],
-        json!({"user_name": "Nora", "user_sentiment": "positive", "key_topics": "garden",
+        json!({"user_name": "Nora", "user_sentiment": "positive", "key_topics": "garden", "user_language": "en",
             "last_call_summary": "Said: Hi, my name is Nora. I'd like raised beds."})
     );
 
@@ -41,7 +41,8 @@ async fn a_returning_caller_is_greeted_by_this_agent_and_only_named_by_another()
     let ring = service.ring(CALLER, OTHER_AGENT).await;
     assert_eq!(
         ring,
-        json!({"type": "conversation_initiation_client_data", "dynamic_variables": {"user_name": "Nora"}})
+        json!({"type": "conversation_initiation_client_data", "user_id": CALLER,
+            "dynamic_variables": {"user_name": "Nora"}})
     );
     service
         .end_call_and_settle(

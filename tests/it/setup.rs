@@ -139,9 +139,8 @@ async fn one_command_connects_an_agent_and_the_second_changes_nothing() {
     assert_eq!(workshop.deliver(AGENT, "conv_1").await, 200);
     workshop.service.settle().await;
     let ring = workshop.service.ring(CALLER, AGENT).await;
-    assert_eq!(
+    assert!(
         ring["dynamic_variables"]["key_topics"].is_string(),
-        true,
         "{ring}"
     );
 

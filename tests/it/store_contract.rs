@@ -8,6 +8,7 @@ use elaoms::domain::call_event::{EventKey, EventKind};
 use elaoms::domain::caller_id::CallerId;
 use elaoms::domain::greeting::{Greeting, Sentiment};
 use elaoms::domain::ids::{AgentId, ConversationId};
+use elaoms::domain::language::Language;
 use elaoms::domain::learning::Learning;
 use elaoms::domain::memory::{Memory, MemoryKind};
 use elaoms::domain::name::{CallerName, Correction, Evidence, NameSource, Naming};
@@ -47,6 +48,7 @@ fn learning(id: &str, who: &str, with: &str, second: i64, said: &str) -> Learnin
         caller: caller(who),
         agent: agent(with),
         started_at: at(second),
+        language: Some(Language::parse("pt-br").unwrap()),
         naming: Naming {
             given: CallerName::parse(said)
                 .ok()
@@ -146,6 +148,8 @@ pub async fn memory_store_contract(store: Arc<dyn MemoryStore>) {
     assert_eq!(profile.first_seen, at(50));
     let states = store.tiers(&caller(nora)).await.unwrap().states;
     assert_eq!(states.len(), 2);
+    let language = Language::parse("pt-br").ok();
+    assert!(states.iter().all(|(_, state)| state.language == language));
 
     // Memories: this caller's, in order, whole; two callers may say the same.
     let contents =
@@ -695,6 +699,39 @@ pub async fn erasing_contract(ledger: &dyn Ledger, register: &dyn Register) {
         assert_eq!(ledger.accept(late).await.unwrap(), Accepted::Duplicate);
     }
     assert!(!register.is_erased(&conversation("o1")).await.unwrap());
+    // Of erased and of taken calls nothing is fetched again, and an erasure has its time.
+    let calls = ["g1", "k2", "o1", "never_came"].map(conversation).to_vec();
+    let unknown = ledger.unknown_calls(calls).await.unwrap();
+    assert_eq!(unknown, [conversation("never_came")]);
+    assert_eq!(register.erased_at(&gone).await.unwrap(), Some(at(5)));
+    assert_eq!(register.erased_at(&caller(other)).await.unwrap(), None);
+    ledger
+        .erase(&gone, KnownCalls::default(), at(4))
+        .await
+        .unwrap();
+    assert_eq!(
+        register.erased_at(&gone).await.unwrap(),
+        Some(at(5)),
+        "the latest counts"
+    );
+
+    // Until when calls were looked for, and what is counted by day.
+    assert_eq!(ledger.reconciled_until().await.unwrap(), None);
+    for until in [at(1), at(9)] {
+        ledger.set_reconciled_until(until).await.unwrap();
+        assert_eq!(ledger.reconciled_until().await.unwrap(), Some(until));
+    }
+    let counted = |name: &str, value| (name.to_owned(), value);
+    for (day, figures) in [
+        ("2026-11-27", vec![counted("b", 1)]),
+        ("2026-11-28", vec![counted("b", 2), counted("a", 3)]),
+        ("2026-11-28", vec![counted("b", 40)]),
+    ] {
+        ledger.add_figures(day.into(), figures).await.unwrap();
+    }
+    let figures = ledger.figures("2026-11-28".into()).await.unwrap();
+    let day = |name: &str, value| ("2026-11-28".to_owned(), name.to_owned(), value);
+    assert_eq!(figures, [day("a", 3), day("b", 42)]);
 
     // It is noted until the stores have forgotten the caller, and no file is left.
     let pending = async || {

@@ -184,7 +184,7 @@ async fn what_a_model_writes_instructs_no_agent() {
     let answer = service.ring(CALLER, AGENT).await;
     assert_eq!(
         answer["dynamic_variables"],
-        json!({"user_name": "Nora", "user_sentiment": "positive", "key_topics": "roses"})
+        json!({"user_name": "Nora", "user_sentiment": "positive", "key_topics": "roses", "user_language": "en"})
     );
 }
 

@@ -124,6 +124,7 @@ mod tests {
     #[test]
     fn a_refusal_while_it_waits_uses_up_none_of_the_limits() {
         let options = OpenAiOptions {
+            price: None,
             base_url: String::new(),
             api_key: String::new().into(),
             model: String::new(),

@@ -9,6 +9,7 @@ use super::keys::{profile_key, state_key};
 use crate::domain::caller_id::CallerId;
 use crate::domain::greeting::Sentiment;
 use crate::domain::ids::AgentId;
+use crate::domain::language::Language;
 use crate::domain::name::{CallerName, NameSource};
 use crate::domain::profile::{CallOrder, ConversationState, UniversalProfile};
 
@@ -177,6 +178,7 @@ pub(super) struct StateRecord {
     sentiment: Field<Mood>,
     conversation_summary: Field<String>,
     greeted_from: Field<CallOrder>,
+    language: Field<Language>,
     learned: Texts,
     #[serde(flatten)]
     others: Others,
@@ -231,6 +233,7 @@ impl StateRecord {
             sentiment: self.sentiment.get().map(|mood| mood.0),
             conversation_summary: self.conversation_summary.get().cloned(),
             greeted_from: self.greeted_from.get().copied(),
+            language: self.language.get().cloned(),
         }
     }
 
@@ -252,6 +255,8 @@ impl StateRecord {
             .set_option("conversation_summary", summary, others);
         self.greeted_from
             .set_option("greeted_from", state.greeted_from, others);
+        self.language
+            .set_option("language", state.language.clone(), others);
     }
 
     pub fn has_learned(&self, mark: &str) -> bool {

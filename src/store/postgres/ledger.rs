@@ -418,6 +418,41 @@ impl Ledger for PostgresLedger {
         Ok(())
     }
 
+    async fn add_figures(&self, day: String, figures: Vec<(String, u64)>) -> Result<()> {
+        let (names, values): (Vec<String>, Vec<i64>) = figures
+            .into_iter()
+            .map(|(name, value)| (name, i64::try_from(value).unwrap_or(i64::MAX)))
+            .unzip();
+        // In one order, so that no two instances wait for each other.
+        sqlx::query(
+            "INSERT INTO figures (day, name, value)
+             SELECT $1, name, value FROM unnest($2::text[], $3::bigint[]) AS f (name, value) ORDER BY name
+             ON CONFLICT (day, name) DO UPDATE SET value = figures.value + excluded.value",
+        )
+        .bind(day)
+        .bind(names)
+        .bind(values)
+        .execute(&self.0.work)
+        .await?;
+        Ok(())
+    }
+
+    async fn figures(&self, since: String) -> Result<Vec<(String, String, u64)>> {
+        let found =
+            sqlx::query("SELECT day, name, value FROM figures WHERE day >= $1 ORDER BY day, name")
+                .bind(since)
+                .fetch_all(&self.0.work)
+                .await?;
+        let figure = |row: &PgRow| {
+            Ok((
+                row.try_get("day")?,
+                row.try_get("name")?,
+                number(row, "value")?,
+            ))
+        };
+        found.iter().map(figure).collect()
+    }
+
     async fn prune(&self, before: Timestamp) -> Result<u64> {
         let gone = sqlx::query(
             "DELETE FROM inbox WHERE id IN (

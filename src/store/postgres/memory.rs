@@ -13,6 +13,7 @@ use super::{PostgresDatabase, lock_caller, lock_callers};
 use crate::domain::caller_id::CallerId;
 use crate::domain::greeting::Sentiment;
 use crate::domain::ids::{AgentId, ConversationId};
+use crate::domain::language::Language;
 use crate::domain::learning::Learning;
 use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
@@ -32,7 +33,7 @@ macro_rules! profile_columns {
 macro_rules! state_columns {
     () => {
         "agent, conversation_count, last_call_date, next_greeting, key_topics, sentiment, conversation_summary, \
-         greeted_started_at, greeted_arrival"
+         greeted_started_at, greeted_arrival, language"
     };
 }
 macro_rules! memory_columns {
@@ -61,7 +62,7 @@ impl MemoryStore for PostgresMemoryStore {
             "SELECT d.version AS decisions, c.caller, name, name_evidence, name_conversation, name_at,
                  first_seen, total_interactions, memories_version, agent, conversation_count,
                  last_call_date, next_greeting, key_topics, sentiment, conversation_summary,
-                 greeted_started_at, greeted_arrival
+                 greeted_started_at, greeted_arrival, language
              FROM decisions d
                  LEFT JOIN callers c ON c.caller = $1
                  LEFT JOIN conversation_states s ON s.caller = c.caller",
@@ -396,7 +397,7 @@ async fn before(db: &mut Transaction, caller: &CallerId, learning: &Learning) ->
                  OR (conversation_id = $5 AND caller = $1)) AS learned,
              c.caller, name, name_evidence, name_conversation, name_at, first_seen, total_interactions,
              s.agent, conversation_count, last_call_date, next_greeting, key_topics, sentiment,
-             conversation_summary, greeted_started_at, greeted_arrival
+             conversation_summary, greeted_started_at, greeted_arrival, language
          FROM (SELECT 1) AS one
              LEFT JOIN callers c ON c.caller = $1
              LEFT JOIN conversation_states s ON s.caller = $1 AND s.agent = $6",
@@ -615,8 +616,8 @@ async fn save_state(
     sqlx::query(
         "INSERT INTO conversation_states
              (caller, agent, conversation_count, last_call_date, next_greeting, key_topics, sentiment,
-              conversation_summary, greeted_started_at, greeted_arrival)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+              conversation_summary, greeted_started_at, greeted_arrival, language)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
          ON CONFLICT (caller, agent) DO UPDATE SET
              conversation_count = excluded.conversation_count,
              last_call_date = excluded.last_call_date,
@@ -625,7 +626,8 @@ async fn save_state(
              sentiment = excluded.sentiment,
              conversation_summary = excluded.conversation_summary,
              greeted_started_at = excluded.greeted_started_at,
-             greeted_arrival = excluded.greeted_arrival",
+             greeted_arrival = excluded.greeted_arrival,
+             language = excluded.language",
     )
     .bind(caller.as_str())
     .bind(agent.as_str())
@@ -637,6 +639,7 @@ async fn save_state(
     .bind(state.conversation_summary.as_deref().map(text))
     .bind(state.greeted_from.map(|o| millis(o.started_at)))
     .bind(state.greeted_from.map(|o| o.arrival))
+    .bind(state.language.as_ref().map(Language::as_str))
     .execute(db)
     .await?;
     Ok(())

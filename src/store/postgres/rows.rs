@@ -9,6 +9,7 @@ use sqlx::postgres::PgRow;
 use crate::domain::call_event::EventKey;
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::{AgentId, ConversationId};
+use crate::domain::language::Language;
 use crate::domain::memory::Memory;
 use crate::domain::name::{CallerName, NameSource};
 use crate::domain::profile::{CallOrder, ConversationState, UniversalProfile};
@@ -96,6 +97,7 @@ fn name_source(row: &PgRow) -> Option<NameSource> {
 pub(super) fn state(row: &PgRow) -> Result<ConversationState> {
     let (topics, sentiment): (&str, Option<&str>) =
         (row.try_get("key_topics")?, row.try_get("sentiment")?);
+    let language: Option<&str> = row.try_get("language")?;
     let arrival: Option<i64> = row.try_get("greeted_arrival")?;
     let greeted_from = match arrival {
         Some(arrival) => Some(CallOrder {
@@ -112,6 +114,7 @@ pub(super) fn state(row: &PgRow) -> Result<ConversationState> {
         sentiment: sentiment.and_then(|s| s.parse().ok()),
         conversation_summary: row.try_get("conversation_summary")?,
         greeted_from,
+        language: language.and_then(|code| Language::parse(code).ok()),
     })
 }
 

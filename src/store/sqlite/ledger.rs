@@ -263,6 +263,33 @@ impl Ledger for SqliteLedger {
             .await
     }
 
+    async fn add_figures(&self, day: String, figures: Vec<(String, u64)>) -> Result<()> {
+        self.0
+            .write(move |db| {
+                let mut add = db.prepare_cached(
+                    "INSERT INTO figures (day, name, value) VALUES (?1, ?2, ?3)
+                     ON CONFLICT (day, name) DO UPDATE SET value = value + excluded.value",
+                )?;
+                for (name, value) in &figures {
+                    let value = i64::try_from(*value).unwrap_or(i64::MAX);
+                    add.execute(params![day, name, value])?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    async fn figures(&self, since: String) -> Result<Vec<(String, String, u64)>> {
+        self.0
+            .read(move |db| {
+                let sql = "SELECT * FROM figures WHERE day >= ?1 ORDER BY day, name";
+                query(db, sql, [since], |row| {
+                    Ok((row.get("day")?, row.get("name")?, count(row, "value")?))
+                })
+            })
+            .await
+    }
+
     async fn prune(&self, before: Timestamp) -> Result<u64> {
         self.0
             .write(move |db| {

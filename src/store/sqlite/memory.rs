@@ -11,6 +11,7 @@ use super::register::is_erased;
 use super::rows::{self, first, millis, query};
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::{AgentId, ConversationId};
+use crate::domain::language::Language;
 use crate::domain::learning::Learning;
 use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
@@ -147,7 +148,7 @@ impl MemoryStore for SqliteMemoryStore {
 fn tiers_of(db: &Connection, caller: &CallerId) -> Result<Tiers> {
     let sql = "SELECT c.caller AS caller, name, name_evidence, name_conversation, name_at,
                    first_seen, total_interactions, agent, conversation_count, last_call_date, next_greeting, key_topics, sentiment,
-                   conversation_summary, greeted_started_at, greeted_arrival
+                   conversation_summary, greeted_started_at, greeted_arrival, language
                FROM callers c LEFT JOIN conversation_states s ON s.caller = c.caller
                WHERE c.caller = ?1";
     let mut statement = db.prepare_cached(sql)?;
@@ -416,9 +417,9 @@ fn save_state(
     db.prepare_cached(
         "INSERT OR REPLACE INTO conversation_states
             (caller, agent, conversation_count, last_call_date, next_greeting, key_topics, sentiment,
-             conversation_summary, greeted_started_at, greeted_arrival)
+             conversation_summary, greeted_started_at, greeted_arrival, language)
          VALUES (:caller, :agent, :count, :last_call, :greeting, :topics, :sentiment, :summary,
-             :greeted_started_at, :greeted_arrival)",
+             :greeted_started_at, :greeted_arrival, :language)",
     )?
     .execute(named_params! {
         ":caller": caller.as_str(),
@@ -431,6 +432,7 @@ fn save_state(
         ":summary": state.conversation_summary,
         ":greeted_started_at": state.greeted_from.map(|o| millis(o.started_at)),
         ":greeted_arrival": state.greeted_from.map(|o| o.arrival),
+        ":language": state.language.as_ref().map(Language::as_str),
     })?;
     Ok(())
 }

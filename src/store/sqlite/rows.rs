@@ -6,6 +6,7 @@ use rusqlite::{Connection, Row};
 use crate::domain::call_event::EventKey;
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::{AgentId, ConversationId};
+use crate::domain::language::Language;
 use crate::domain::memory::Memory;
 use crate::domain::name::{CallerName, NameSource};
 use crate::domain::profile::{CallOrder, ConversationState, UniversalProfile};
@@ -108,6 +109,7 @@ pub(super) fn state(row: &Row<'_>) -> Result<ConversationState> {
     let count: i64 = row.get("conversation_count")?;
     let topics: String = row.get("key_topics")?;
     let sentiment: Option<String> = row.get("sentiment")?;
+    let language: Option<String> = row.get("language")?;
     let arrival: Option<i64> = row.get("greeted_arrival")?;
     let greeted_from = match arrival {
         Some(arrival) => Some(CallOrder {
@@ -124,6 +126,7 @@ pub(super) fn state(row: &Row<'_>) -> Result<ConversationState> {
         sentiment: sentiment.and_then(|s| s.parse().ok()),
         conversation_summary: row.get("conversation_summary")?,
         greeted_from,
+        language: language.and_then(|code| Language::parse(&code).ok()),
     })
 }
 
