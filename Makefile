@@ -56,7 +56,7 @@ dashboards: tools
 	cd grafana/typecheck && npm install --silent --no-audit --no-fund --no-package-lock && npm run --silent check
 
 demo:
-	cargo run --release --locked -- demo
+	cargo run --profile demo --locked -- demo
 
 # The service beside bare baselines: target/bench/report.md. BENCH=postgres
 # leaves out what is not about PostgreSQL.

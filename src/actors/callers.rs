@@ -14,7 +14,7 @@ use super::directory::{Directory, LinkError};
 use super::lanes::Lanes;
 use super::parsed_calls::ParsedCalls;
 use super::router::{SessionError, Sessions};
-use crate::clients::ElevenLabs;
+use crate::clients::{ConversationQuery, ElevenLabs, ElevenLabsError};
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::ConversationId;
 use crate::domain::name::CallerName;
@@ -26,6 +26,8 @@ use crate::store::{
 
 /// Whom the audit log names where the service goes on by itself.
 const SERVICE: &str = "service";
+/// Most pages of a caller's conversations that are read.
+const MAX_PAGES: usize = 50;
 /// How often erasures are looked for that were broken off.
 const RESUME: Duration = Duration::from_secs(60);
 
@@ -196,6 +198,8 @@ impl Callers {
         conversations.dedup();
         receipt.left.dedup();
         if at_elevenlabs {
+            self.find_conversations(&person, &mut conversations, &mut receipt)
+                .await;
             self.delete_conversations(&conversations, &mut receipt)
                 .await;
         }
@@ -282,6 +286,45 @@ impl Callers {
         if let Err(error) = ended {
             let left = format!("files in the archive ({error}); it is tried again");
             receipt.left.push(left);
+        }
+    }
+
+    /// Adds the conversations that ElevenLabs knows as the caller's, and we perhaps
+    /// do not: those since the answers to rings say whose they are.
+    async fn find_conversations(
+        &self,
+        person: &CallerId,
+        conversations: &mut Vec<ConversationId>,
+        receipt: &mut Receipt,
+    ) {
+        let Some(elevenlabs) = &self.elevenlabs else {
+            return;
+        };
+        let mut query = ConversationQuery {
+            user_id: Some(person.as_str().to_owned()),
+            ..ConversationQuery::default()
+        };
+        for _ in 0..MAX_PAGES {
+            let page = match elevenlabs.conversations(&query).await {
+                Ok(page) => page,
+                Err(ElevenLabsError::NotFound) => return,
+                Err(error) => {
+                    let left =
+                        format!("conversations at ElevenLabs that were not known here: {error}");
+                    return receipt.left.push(left);
+                }
+            };
+            for listed in page.conversations {
+                if let Ok(id) = ConversationId::parse(&listed.conversation_id)
+                    && !conversations.contains(&id)
+                {
+                    conversations.push(id);
+                }
+            }
+            match page.next {
+                Some(next) => query.cursor = Some(next),
+                None => return,
+            }
         }
     }
 

@@ -532,6 +532,11 @@ fn handle(state: &mut State, seen: &Seen) -> Answer {
             Ok(state.workspace.clone())
         }
         ("GET", ["convai", "conversations"]) => Ok(conversations(state, seen)),
+        ("DELETE", ["convai", "conversations", id]) => state
+            .conversations
+            .remove(*id)
+            .map(|_| Value::Null)
+            .ok_or_else(NOT_FOUND),
         ("GET", ["convai", "conversations", id]) => {
             state.conversations.get(*id).cloned().ok_or_else(NOT_FOUND)
         }

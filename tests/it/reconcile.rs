@@ -245,6 +245,44 @@ async fn a_good_but_old_signature_has_the_call_fetched() {
 }
 
 #[tokio::test]
+async fn who_is_erased_at_elevenlabs_is_found_there_by_their_id() {
+    let account = Account::start().await;
+    account.add_connected_agent(AGENT, "Margaret");
+    let service = Service::start_with(&[
+        ("ELEVENLABS_BASE_URL", &account.url()),
+        ("ELEVENLABS_API_KEY", crate::elevenlabs_stand_in::FULL_KEY),
+    ])
+    .await;
+    // What a ring is told is what ElevenLabs keeps with the conversation.
+    let ring = service.ring(CALLER, AGENT).await;
+    assert_eq!(ring["user_id"], CALLER);
+    for (conversation, whose) in [
+        ("conv_known", CALLER),
+        ("conv_lost", CALLER),
+        ("conv_other", OTHER_CALLER),
+    ] {
+        account.add_call(&call(conversation, whose, 2).with("/data/user_id", whose.into()));
+    }
+    service
+        .end_call_and_settle(&call("conv_known", CALLER, 2))
+        .await;
+    let path = format!("callers/{CALLER}?elevenlabs=true");
+    let answer = service
+        .admin(reqwest::Method::DELETE, &path)
+        .send()
+        .await
+        .unwrap();
+    let receipt: Value = answer.json().await.unwrap();
+    assert_eq!(
+        (&receipt["elevenlabs"], &receipt["left"]),
+        (&json!(2), &json!([])),
+        "{receipt}"
+    );
+    let left = account.with(|s| s.conversations.keys().cloned().collect::<Vec<_>>());
+    assert_eq!(left, ["conv_other"]);
+}
+
+#[tokio::test]
 async fn a_webhook_that_brings_nothing_is_told() {
     let account = Account::start().await;
     account.add_connected_agent(AGENT, "Margaret");
