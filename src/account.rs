@@ -13,6 +13,8 @@ use crate::clients::{ElevenLabs, ElevenLabsError};
 pub const MOST_REQUESTS: usize = 4;
 /// Tries of one request.
 const TRIES: u32 = 5;
+/// How often in a row a request may be told to wait.
+const MOST_PUT_OFF: u32 = 30;
 /// Between two tries.
 const PAUSE: Backoff = Backoff {
     base: Duration::from_millis(500),
@@ -73,17 +75,24 @@ impl Account {
     where
         A: Future<Output = Result<T, ElevenLabsError>>,
     {
-        let mut tried = 0;
+        let (mut tried, mut put_off) = (0, 0);
         loop {
             tried += 1;
             // Held while it pauses, too: who is told to wait sends nothing else
             // in the meantime.
             let _permit = self.permits.acquire().await;
             let error = match what(Arc::clone(&self.client)).await {
+                // Who is told to wait waits: that is no failure.
+                Err(error @ ElevenLabsError::Status { status: 429, .. })
+                    if put_off < MOST_PUT_OFF =>
+                {
+                    (tried, put_off) = (tried - 1, put_off + 1);
+                    error
+                }
                 Err(error) if tried < TRIES && again(&error) => error,
                 answer => return answer,
             };
-            let pause = PAUSE.delay(tried, rand::random());
+            let pause = PAUSE.delay(tried + put_off, rand::random());
             let pause = match error {
                 ElevenLabsError::Network(_) => pause,
                 ElevenLabsError::Status {

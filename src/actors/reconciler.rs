@@ -14,18 +14,18 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use ractor::{ActorProcessingErr, ActorRef};
+use rustc_hash::FxHashSet;
 use serde::Serialize;
 use tokio::time::timeout;
 
+use super::connection::{Connection, Place};
 use super::inbox::{Delivery, Inbox, Receipt};
 use super::slot::Slot;
 use super::worker::Worker;
-use crate::account::Account;
 use crate::clients::ElevenLabsError;
 use crate::compute::Compute;
 use crate::domain::call_event::LARGE_BODY;
 use crate::domain::caller_id::CallerId;
-use crate::domain::connection::PublicUrl;
 use crate::domain::ids::{AgentId, ConversationId};
 use crate::domain::reconciliation::{OVERLAP, Verdict, verdict};
 use crate::metric_definitions::{Metrics, Reconciled};
@@ -41,25 +41,10 @@ const FIRST_LOOK: SignedDuration = SignedDuration::from_hours(24);
 const LONGEST_LOOK: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Longest wait of a webhook for a call to be fetched.
 const CONFIRMATION: Duration = Duration::from_secs(20);
+/// Most calls that are remembered as not to be had.
+const MAX_GIVEN_UP: usize = 10_000;
 /// Most calls that are named in a report.
 const MAX_NAMED: usize = 100;
-
-/// The account, and how to tell our agents.
-#[derive(Clone)]
-pub struct Connection {
-    pub(crate) account: Account,
-    /// `PUBLIC_URL`
-    pub public_url: Option<PublicUrl>,
-    /// `ELEVENLABS_WEBHOOK_ID`
-    pub webhook_id: Option<String>,
-}
-
-impl Connection {
-    /// Whether it is known which agents are ours.
-    pub(super) fn is_known(&self) -> bool {
-        self.public_url.is_some() || self.webhook_id.is_some()
-    }
-}
 
 /// Which calls are looked for.
 #[derive(Debug, Clone)]
@@ -168,6 +153,8 @@ struct Shared {
     looking: Arc<tokio::sync::Mutex<()>>,
     /// Whether old calls are being fed: their greetings wait for the newest.
     feeding: Arc<AtomicBool>,
+    /// Calls that cannot be had: they are not asked for again and again.
+    given_up: Mutex<FxHashSet<ConversationId>>,
     /// The agents that are connected, and when they were read.
     connected: Mutex<Option<(Instant, round::Connected)>>,
 }
@@ -192,6 +179,7 @@ impl Reconciler {
                 progress: Mutex::default(),
                 looking: Arc::default(),
                 feeding,
+                given_up: Mutex::default(),
                 connected: Mutex::default(),
             }),
         }
@@ -212,16 +200,14 @@ impl Reconciler {
     fn begin(&self, search: Search, background: bool) -> std::result::Result<(), ReconcileError> {
         let shared = Arc::clone(&self.shared);
         let connection = shared.connection.as_ref().ok_or(ReconcileError::NoKey)?;
-        if !connection.is_known() {
-            return Err(ReconcileError::NotConnected);
-        }
+        let place = connection.place().ok_or(ReconcileError::NotConnected)?;
         let looking = Arc::clone(&shared.looking);
         let looking = looking
             .try_lock_owned()
             .map_err(|_| ReconcileError::Running)?;
         let connection = connection.clone();
         tokio::spawn(async move {
-            shared.look(&connection, search, background).await;
+            shared.look(&connection, &place, search, background).await;
             drop(looking);
         });
         Ok(())
@@ -231,6 +217,17 @@ impl Reconciler {
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.shared.progress().clone()
+    }
+
+    /// Set-up has put us somewhere else. False without `ELEVENLABS_API_KEY`.
+    #[must_use]
+    pub fn move_to(&self, place: Place) -> bool {
+        let Some(connection) = &self.shared.connection else {
+            return false;
+        };
+        connection.move_to(place);
+        self.agents_changed();
+        true
     }
 
     /// An agent's settings have changed: which are connected is read anew.
@@ -264,6 +261,23 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn given_up(&self) -> std::sync::MutexGuard<'_, FxHashSet<ConversationId>> {
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_given_up(&self, conversation: &ConversationId) -> bool {
+        self.given_up().contains(conversation)
+    }
+
+    /// Notes that a call cannot be had.
+    fn give_up(&self, conversation: &ConversationId) {
+        let mut given_up = self.given_up();
+        if given_up.len() >= MAX_GIVEN_UP {
+            given_up.clear();
+        }
+        given_up.insert(conversation.clone());
+    }
+
     async fn confirm(
         &self,
         connection: &Connection,
@@ -276,6 +290,10 @@ impl Shared {
         if unknown.is_empty() {
             return Ok(Confirmation::Taken);
         }
+        // Whoever has kept its event may send it as often as they like.
+        if self.is_given_up(conversation) {
+            return Ok(Confirmation::Unconfirmed);
+        }
         let told = connection
             .account
             .ask(|api| async move { api.conversation(conversation).await })
@@ -287,11 +305,17 @@ impl Shared {
                     Confirmation::Taken
                 }
                 Verdict::NotYet => Confirmation::Later("it is not transcribed yet".to_owned()),
-                Verdict::NoTranscript | Verdict::Unreadable => Confirmation::Unconfirmed,
+                Verdict::NoTranscript | Verdict::NeverConnected | Verdict::Unreadable => {
+                    self.give_up(conversation);
+                    Confirmation::Unconfirmed
+                }
             },
+            Err(ElevenLabsError::NotFound) => {
+                self.give_up(conversation);
+                Confirmation::Unconfirmed
+            }
             Err(
-                ElevenLabsError::NotFound
-                | ElevenLabsError::NotAnId
+                ElevenLabsError::NotAnId
                 | ElevenLabsError::InvalidKey(_)
                 | ElevenLabsError::Forbidden { .. },
             ) => Confirmation::Unconfirmed,
@@ -344,9 +368,8 @@ impl Worker for ReconcilerActor {
     type Setup = Setup;
 
     fn start(setup: Setup, myself: &ActorRef<Message>) -> Self {
-        let connection = setup.reconciler.shared.connection.as_ref();
-        let is_connected = connection.is_some_and(Connection::is_known);
-        if let Some(interval) = setup.interval.filter(|_| is_connected) {
+        let can_ask = setup.reconciler.shared.connection.is_some();
+        if let Some(interval) = setup.interval.filter(|_| can_ask) {
             myself.send_after(FIRST_ROUND, || Message::Tick);
             myself.send_interval(interval, || Message::Tick);
         }
@@ -367,6 +390,10 @@ impl Worker for ReconcilerActor {
 impl Reconciler {
     /// Looks for the calls of late, if that is for this instance to do.
     async fn round(&self) {
+        let connection = self.shared.connection.as_ref();
+        if connection.is_none_or(|connection| connection.place().is_none()) {
+            return;
+        }
         let ledger = &self.shared.ledger;
         if !ledger.leads(JOB).await.unwrap_or(false) {
             return;

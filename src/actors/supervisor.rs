@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use super::agent_cache::{self, AgentCache, AgentCacheActor};
 use super::archiver::{self, Archiver, ArchiverActor};
 use super::callers::Callers;
+use super::connection::{Connection, Place};
 use super::directory::Directory;
 use super::fleet::{FleetSize, FleetWatch};
 use super::health::Health;
@@ -22,7 +23,7 @@ use super::openai::{self, OpenAiActor, OpenAiClient, OpenAiLimits};
 use super::parsed_calls::ParsedCalls;
 use super::pipeline::Pipeline;
 use super::progress::{Beacon, Watched};
-use super::reconciler::{self, Connection, Reconciler, ReconcilerActor};
+use super::reconciler::{self, Reconciler, ReconcilerActor};
 use super::retention::{self, Retention, RetentionActor};
 use super::router::{self, RouterActor, SessionOptions, Sessions};
 use super::session::Dependencies;
@@ -182,11 +183,13 @@ impl ActorSystem {
         if !options.works {
             inbox.lanes().close();
         }
-        let connection = elevenlabs.clone().map(|client| Connection {
-            account: Account::new(client),
+        let place = Place {
             public_url: options.public_url,
             webhook_id: options.webhook_id,
-        });
+        };
+        let connection = elevenlabs
+            .clone()
+            .map(|client| Connection::new(Account::new(client), place));
         let feeding = Arc::new(AtomicBool::new(false));
         let reconciler = Reconciler::new(
             connection.clone(),
@@ -269,7 +272,7 @@ impl ActorSystem {
             children.push(Child::new(Kind::WebhookWatch(
                 Slot::default(),
                 webhook_watch::Setup {
-                    connection: connection.filter(Connection::is_known),
+                    connection,
                     metrics: Arc::clone(&metrics),
                     told: Arc::default(),
                 },

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use ractor::{ActorProcessingErr, ActorRef};
 
-use super::reconciler::Connection;
+use super::connection::{Connection, Place};
 use super::worker::Worker;
 use crate::clients::{ElevenLabsError, Webhook};
 use crate::metric_definitions::{Label, Metrics, WebhookState};
@@ -26,7 +26,7 @@ pub(super) enum Message {
 /// What the actor needs to (re)start.
 #[derive(Clone)]
 pub(super) struct Setup {
-    /// `None` if there is no key, or our webhook is not known.
+    /// `None` without `ELEVENLABS_API_KEY`.
     pub connection: Option<Connection>,
     pub metrics: Arc<Metrics>,
     /// The state that was told last.
@@ -65,11 +65,14 @@ impl Setup {
         let Some(connection) = &self.connection else {
             return;
         };
+        let Some(place) = connection.place() else {
+            return;
+        };
         let webhooks = connection
             .account
             .ask(|api| async move { api.webhooks().await })
             .await;
-        let (state, detail) = assess(connection, webhooks.as_deref(), Timestamp::now());
+        let (state, detail) = assess(&place, webhooks.as_deref(), Timestamp::now());
         for known in WebhookState::ALL {
             let value = if *known == state { 1.0 } else { 0.0 };
             self.metrics.webhook_state.get(*known).set(value);
@@ -94,7 +97,7 @@ impl Setup {
 
 /// The state of our webhook, and what an operator reads of it.
 fn assess(
-    connection: &Connection,
+    place: &Place,
     webhooks: Result<&[Webhook], &ElevenLabsError>,
     now: Timestamp,
 ) -> (WebhookState, String) {
@@ -102,8 +105,8 @@ fn assess(
         Ok(webhooks) => webhooks,
         Err(error) => return (WebhookState::Unknown, format!("it cannot be read: {error}")),
     };
-    let known = connection.webhook_id.as_deref();
-    let url = connection.public_url.as_ref().map(|url| url.post_call());
+    let known = place.webhook_id.as_deref();
+    let url = place.public_url.as_ref().map(|url| url.post_call());
     let by_id = webhooks.iter().find(|webhook| known == Some(&*webhook.id));
     let by_url = || {
         webhooks
@@ -142,15 +145,11 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::account::Account;
-    use crate::clients::ElevenLabs;
     use crate::domain::connection::PublicUrl;
 
     #[test]
     fn each_way_in_which_a_webhook_brings_nothing_is_told_apart() {
-        let client = ElevenLabs::new("http://127.0.0.1:9".into(), "key".to_owned().into()).unwrap();
-        let connection = Connection {
-            account: Account::new(Arc::new(client)),
+        let place = Place {
             public_url: PublicUrl::parse("https://your.host").ok(),
             webhook_id: Some("wh_1".into()),
         };
@@ -161,7 +160,7 @@ mod tests {
                 webhook[key] = value.clone();
             }
             let webhooks: Vec<Webhook> = vec![serde_json::from_value(webhook).unwrap()];
-            let (state, detail) = assess(&connection, Ok(&webhooks), now);
+            let (state, detail) = assess(&place, Ok(&webhooks), now);
             assert_eq!(state, expected, "{more}: {detail}");
         };
         check(json!({}), WebhookState::Ok);
@@ -180,7 +179,7 @@ mod tests {
         let failed = |ago: i64| json!({"most_recent_failure_error_code": 503, "most_recent_failure_timestamp": now.as_second() - ago});
         check(failed(60), WebhookState::Failing);
         check(failed(3_600), WebhookState::Ok);
-        let (state, _) = assess(&connection, Err(&ElevenLabsError::NotFound), now);
+        let (state, _) = assess(&place, Err(&ElevenLabsError::NotFound), now);
         assert_eq!(state, WebhookState::Unknown);
     }
 }

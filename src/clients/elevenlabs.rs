@@ -69,6 +69,17 @@ pub enum ElevenLabsError {
     Unusable,
 }
 
+impl ElevenLabsError {
+    /// Whether nothing was done: the request was refused as such.
+    #[must_use]
+    pub fn is_definite(&self) -> bool {
+        !matches!(
+            self,
+            Self::Network(_) | Self::Unusable | Self::Status { status: 500.., .. }
+        )
+    }
+}
+
 /// A request to the API.
 struct Request {
     method: Method,

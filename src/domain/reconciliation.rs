@@ -44,6 +44,8 @@ pub enum Verdict {
     Event(Vec<u8>),
     /// It is not over, or not transcribed yet.
     NotYet,
+    /// Nobody was on the line: its webhook told of a failed initiation, if any.
+    NeverConnected,
     /// Its transcript was not kept at ElevenLabs, or is deleted there.
     NoTranscript,
     /// It is no conversation that can be read.
@@ -62,11 +64,12 @@ pub fn verdict(conversation: &[u8]) -> Verdict {
         return Verdict::Unreadable;
     }
     let [status, metadata, transcript] = fields(data, ["status", "metadata", "transcript"]);
-    match text(status).as_deref() {
-        Some("done" | "failed") => {}
+    let has_failed = match text(status).as_deref() {
+        Some("done") => false,
+        Some("failed") => true,
         Some("initiated" | "in-progress" | "processing") => return Verdict::NotYet,
         _ => return Verdict::Unreadable,
-    }
+    };
     let [deletion, start, duration] = fields(
         metadata,
         [
@@ -87,6 +90,9 @@ pub fn verdict(conversation: &[u8]) -> Verdict {
         return Verdict::NoTranscript;
     }
     let seconds = |value: &str| value.parse::<i64>().unwrap_or_default().max(0);
+    if has_failed && has_nothing && seconds(duration) == 0 {
+        return Verdict::NeverConnected;
+    }
     let ended = seconds(start).saturating_add(seconds(duration));
     let mut event = Vec::with_capacity(data.len() + 80);
     let head = format!(r#"{{"type":"post_call_transcription","event_timestamp":{ended},"data":"#);
@@ -136,6 +142,9 @@ mod tests {
             told(json!({"transcript": [], "metadata": deleted})),
             Verdict::NoTranscript
         );
+        let failed = json!({"start_time_unix_secs": 1_795_000_000, "call_duration_secs": 0});
+        let failed = json!({"status": "failed", "transcript": [], "metadata": failed});
+        assert_eq!(told(failed), Verdict::NeverConnected);
         // A call in which nobody spoke is a call.
         assert!(matches!(told(json!({"transcript": []})), Verdict::Event(_)));
     }

@@ -2,6 +2,7 @@
 
 mod audit;
 mod callers;
+mod connection;
 mod dead_letters;
 mod keys;
 mod reconcile;
@@ -76,6 +77,8 @@ pub(super) fn routes(state: AdminState) -> BoxedFilter<(Response,)> {
         });
     callers::routes(&admin)
         .or(keys::routes(&admin))
+        .unify()
+        .or(connection::routes(&admin))
         .unify()
         .or(reconcile::routes(&admin))
         .unify()

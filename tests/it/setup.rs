@@ -144,6 +144,19 @@ async fn one_command_connects_an_agent_and_the_second_changes_nothing() {
         "{ring}"
     );
 
+    // It fetches what was before, without a restart.
+    workshop
+        .account
+        .add_call(&payloads::call("conv_before", AGENT, CALLER).caller("I like roses."));
+    let (status, text) = workshop
+        .service
+        .run(&["reconcile", "--since", "2026-01-01T00:00:00Z"])
+        .await;
+    assert!(
+        status == 0 && text.contains("of 1 agents") && text.contains("1 were missing"),
+        "{text}"
+    );
+
     let writes = workshop.writes();
     let account = workshop.account.with(|s| s.account());
     let text = workshop.set_up(&["--agent", AGENT]).await;

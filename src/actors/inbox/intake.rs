@@ -273,6 +273,10 @@ impl Inbox {
         for whose in [caller, &person] {
             let erased_at = self.intake.register.erased_at(whose).await?;
             if erased_at.is_some_and(|erased_at| *started_at <= erased_at) {
+                // So that it is known, and not fetched again.
+                let conversation = event.key().conversation_id.clone();
+                let register = &self.intake.register;
+                register.bury(vec![conversation], Timestamp::now()).await?;
                 return Ok(true);
             }
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 
-use super::{Connection, Feeding, Progress, Search, Shared, State};
+use super::{Connection, Feeding, Place, Progress, Search, Shared, State};
 use crate::account::{Account, MOST_REQUESTS};
 use crate::actors::inbox::Receipt;
 use crate::clients::{
@@ -20,6 +20,8 @@ use crate::store::StoreError;
 const BELIEVED: Duration = Duration::from_secs(6 * 3600);
 /// So many calls are asked for in the ledger at once.
 const PORTION: usize = 100;
+/// Before this there were no calls: ElevenLabs had no agents yet (2023-01-01).
+const EARLIEST: Timestamp = Timestamp::constant(1_672_531_200, 0);
 /// A pause of feeding, so that rings and new calls come in between.
 const BREATH: Duration = Duration::from_millis(5);
 
@@ -54,7 +56,13 @@ struct Found {
 
 impl Shared {
     /// Looks for calls, and has the inbox take what is missing.
-    pub(super) async fn look(&self, connection: &Connection, search: Search, background: bool) {
+    pub(super) async fn look(
+        &self,
+        connection: &Connection,
+        place: &Place,
+        search: Search,
+        background: bool,
+    ) {
         let now = Timestamp::now();
         *self.progress() = Progress {
             state: State::Running,
@@ -63,7 +71,7 @@ impl Shared {
             until: Some(now),
             ..Progress::default()
         };
-        let looked = self.each_window(connection, &search, now, background).await;
+        let looked = self.each_window(connection, place, &search, now).await;
         let progress = {
             let mut progress = self.progress();
             match &looked {
@@ -106,11 +114,11 @@ impl Shared {
     async fn each_window(
         &self,
         connection: &Connection,
+        place: &Place,
         search: &Search,
         now: Timestamp,
-        background: bool,
     ) -> Result<Timestamp, BrokenOff> {
-        let connected = self.connected_agents(connection).await?;
+        let connected = self.connected_agents(connection, place).await?;
         let agents = match &search.agent {
             Some(agent) if connected.agents.contains(agent) => vec![agent.clone()],
             Some(agent) => return Err(BrokenOff::NotConnected(agent.clone())),
@@ -131,9 +139,9 @@ impl Shared {
             _ => agents.iter().map(Some).collect(),
         };
         // New calls come by their webhooks meanwhile, and are greeted at once.
-        let _feeding = (!background).then(|| Feeding::begin(&self.feeding));
+        let _feeding = Feeding::begin(&self.feeding);
         let mut settled = now;
-        for window in windows(search.since, now) {
+        for window in windows(search.since.max(EARLIEST), now) {
             let mut calls = Vec::new();
             for agent in &lists {
                 let open = self.list(connection, search, window, *agent, &agents, &mut calls);
@@ -215,7 +223,8 @@ impl Shared {
         calls: &[Found],
     ) -> Result<(), BrokenOff> {
         let ids = calls.iter().map(|call| call.conversation.clone()).collect();
-        let unknown = self.ledger.unknown_calls(ids).await?;
+        let mut unknown = self.ledger.unknown_calls(ids).await?;
+        unknown.retain(|call| !self.is_given_up(call));
         {
             let mut progress = self.progress();
             progress.known += (calls.len() - unknown.len()) as u64;
@@ -232,8 +241,7 @@ impl Shared {
             let verdict = match told {
                 Ok(told) => self.judge(told).await?,
                 Err(ElevenLabsError::NotFound) => {
-                    self.progress()
-                        .lose(&conversation, "ElevenLabs does not have it any more");
+                    self.lost(&conversation, "ElevenLabs does not have it any more");
                     continue;
                 }
                 Err(ElevenLabsError::Unusable) => Verdict::Unreadable,
@@ -254,6 +262,7 @@ impl Shared {
                         "its transcript is deleted, or was never kept",
                     );
                 }
+                Verdict::NeverConnected => self.lost(&conversation, "it never connected"),
                 Verdict::Unreadable => self.lost(&conversation, "it cannot be read"),
             }
             tokio::time::sleep(BREATH).await;
@@ -263,17 +272,22 @@ impl Shared {
 
     fn lost(&self, conversation: &ConversationId, reason: &'static str) {
         self.progress().lose(conversation, reason);
+        self.give_up(conversation);
         self.metrics.reconciled.get(Reconciled::Lost).increment(1);
     }
 
     /// The agents that refer to our webhook, read not too long ago.
-    async fn connected_agents(&self, connection: &Connection) -> Result<Connected, BrokenOff> {
+    async fn connected_agents(
+        &self,
+        connection: &Connection,
+        place: &Place,
+    ) -> Result<Connected, BrokenOff> {
         if let Some((read, connected)) = &*self.connected()
             && read.elapsed() < BELIEVED
         {
             return Ok(connected.clone());
         }
-        let connected = read_connected(connection).await?;
+        let connected = read_connected(connection, place).await?;
         *self.connected() = Some((Instant::now(), connected.clone()));
         Ok(connected)
     }
@@ -324,9 +338,9 @@ async fn settings_of(
     (agent, settings)
 }
 
-async fn read_connected(connection: &Connection) -> Result<Connected, BrokenOff> {
+async fn read_connected(connection: &Connection, place: &Place) -> Result<Connected, BrokenOff> {
     let account = &connection.account;
-    let ours = match (&connection.webhook_id, &connection.public_url) {
+    let ours = match (&place.webhook_id, &place.public_url) {
         (Some(id), _) => vec![id.clone()],
         (None, Some(url)) => {
             let webhooks = webhooks(account.clone()).await?;

@@ -118,6 +118,8 @@ impl Session {
             client_data_secret,
             search_tool: tool,
         };
+        self.tell_place(Some(&options.url), Some(&wanted.webhook_id))
+            .await;
         let workspace = self.change_workspace(&seen, options, &wanted).await?;
         for target in &targets {
             self.change_agent(target, &workspace, &seen, options, &wanted)

@@ -256,6 +256,7 @@ impl Session {
                 self.told(&format!("secret {}", secret.name), gone);
             }
         }
+        self.tell_place(None, None).await;
         self.env_file
             .set(&[("PUBLIC_URL", None), ("ELEVENLABS_WEBHOOK_ID", None)])?;
         Ok(self.journal.remove()?)

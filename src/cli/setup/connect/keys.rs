@@ -13,6 +13,7 @@ use crate::cli::setup::journal::{Record, digest};
 use crate::cli::setup::probe::Probe;
 use crate::cli::setup::targets::Target;
 use crate::cli::setup::{Outcome, Session, Trouble};
+use crate::domain::connection::PublicUrl;
 use crate::secrets::Secrets;
 
 impl Session {
@@ -106,6 +107,28 @@ impl Session {
             self.report.warn("the running service", error);
         }
         Ok(())
+    }
+
+    /// The running service watches our webhook, and fetches what never came, from now
+    /// on.
+    pub(in crate::cli::setup) async fn tell_place(
+        &mut self,
+        url: Option<&PublicUrl>,
+        webhook: Option<&str>,
+    ) {
+        let Some(operations) = self.operations.as_ref().filter(|_| !self.dry_run) else {
+            return;
+        };
+        let place = json!({"public_url": url.map(ToString::to_string), "webhook_id": webhook});
+        let told = Request::new(Method::PUT, "connection".to_owned()).with(place);
+        match operations.send(told).await {
+            Ok(answer) if answer["connected"] == false => self.report.warn(
+                "the running service",
+                "has no ELEVENLABS_API_KEY: it cannot fetch calls that never came, nor watch the webhook",
+            ),
+            Ok(_) => {}
+            Err(error) => self.report.warn("the running service", error),
+        }
     }
 
     /// Secrets that were replaced some hours ago leave the settings.

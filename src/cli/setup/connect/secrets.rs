@@ -69,11 +69,9 @@ impl Session {
                     .account
                     .ask_once(|api| async move { api.create_secret(name, value).await })
                     .await;
+                let id = made.map_err(|e| Trouble::api("the secret of a webhook", &e))?;
                 self.report.changed(title, "made in ElevenLabs");
-                (
-                    made.map_err(|e| Trouble::api("the secret of a webhook", &e))?,
-                    true,
-                )
+                (id, true)
             }
         };
         let record = &mut self.journal.record;

@@ -164,6 +164,13 @@ impl Session {
             .account
             .ask_once(|api| async move { api.create_webhook(WEBHOOK_NAME, url).await })
             .await;
+        if let Err(error) = &made
+            && error.is_definite()
+        {
+            // None was made: nothing is to be looked for later.
+            self.journal.record.making.remove("webhook");
+            self.journal.save()?;
+        }
         let made = made.map_err(|e| Trouble::api("a webhook", &e))?;
         // Its secret is shown this once: nothing else comes first.
         let known = match self.has_entered_secret() {
