@@ -14,7 +14,7 @@ pub const MOST_REQUESTS: usize = 4;
 /// Tries of one request.
 const TRIES: u32 = 5;
 /// How often in a row a request may be told to wait.
-const MOST_PUT_OFF: u32 = 30;
+const MOST_PUT_OFF: u32 = 12;
 /// Between two tries.
 const PAUSE: Backoff = Backoff {
     base: Duration::from_millis(500),

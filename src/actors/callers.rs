@@ -13,8 +13,9 @@ use rustc_hash::FxHashSet;
 use super::directory::{Directory, LinkError};
 use super::lanes::Lanes;
 use super::parsed_calls::ParsedCalls;
+use super::reconciler::Reconciler;
 use super::router::{SessionError, Sessions};
-use crate::clients::{ConversationQuery, ElevenLabs, ElevenLabsError};
+use crate::clients::ElevenLabs;
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::ConversationId;
 use crate::domain::name::CallerName;
@@ -26,8 +27,6 @@ use crate::store::{
 
 /// Whom the audit log names where the service goes on by itself.
 const SERVICE: &str = "service";
-/// Most pages of a caller's conversations that are read.
-const MAX_PAGES: usize = 50;
 /// How often erasures are looked for that were broken off.
 const RESUME: Duration = Duration::from_secs(60);
 
@@ -78,6 +77,8 @@ pub struct Callers {
     pub(super) calls: ParsedCalls,
     /// `None` without `ELEVENLABS_API_KEY`.
     pub(super) elevenlabs: Option<Arc<ElevenLabs>>,
+    /// Knows which agents there are ours.
+    pub(super) reconciler: Reconciler,
     /// How long files stay in the archive; `None` for ever.
     pub(super) payload_retention: Option<Duration>,
     /// Linked numbers whose memory is their person's for sure: at the start none,
@@ -184,6 +185,7 @@ impl Callers {
         // That two numbers are one person's is known of the person, too.
         let standings = self.directory.standings();
         let numbers = standings.numbers_of(&person);
+        let asked: Vec<CallerId> = numbers.iter().copied().chain([&person]).cloned().collect();
         let mut conversations = Vec::new();
         for number in numbers.iter().copied().chain([&person]) {
             let erasure = self.sessions.erase(number, false).await?;
@@ -198,8 +200,15 @@ impl Callers {
         conversations.dedup();
         receipt.left.dedup();
         if at_elevenlabs {
-            self.find_conversations(&person, &mut conversations, &mut receipt)
-                .await;
+            // Calls whose webhook never came are known there alone.
+            match self.reconciler.calls_of(&asked).await {
+                Ok(found) => conversations.extend(found),
+                Err(error) => receipt.left.push(format!(
+                    "conversations at ElevenLabs that were not known here: {error}"
+                )),
+            }
+            conversations.sort();
+            conversations.dedup();
             self.delete_conversations(&conversations, &mut receipt)
                 .await;
         }
@@ -286,45 +295,6 @@ impl Callers {
         if let Err(error) = ended {
             let left = format!("files in the archive ({error}); it is tried again");
             receipt.left.push(left);
-        }
-    }
-
-    /// Adds the conversations that ElevenLabs knows as the caller's, and we perhaps
-    /// do not: those since the answers to rings say whose they are.
-    async fn find_conversations(
-        &self,
-        person: &CallerId,
-        conversations: &mut Vec<ConversationId>,
-        receipt: &mut Receipt,
-    ) {
-        let Some(elevenlabs) = &self.elevenlabs else {
-            return;
-        };
-        let mut query = ConversationQuery {
-            user_id: Some(person.as_str().to_owned()),
-            ..ConversationQuery::default()
-        };
-        for _ in 0..MAX_PAGES {
-            let page = match elevenlabs.conversations(&query).await {
-                Ok(page) => page,
-                Err(ElevenLabsError::NotFound) => return,
-                Err(error) => {
-                    let left =
-                        format!("conversations at ElevenLabs that were not known here: {error}");
-                    return receipt.left.push(left);
-                }
-            };
-            for listed in page.conversations {
-                if let Ok(id) = ConversationId::parse(&listed.conversation_id)
-                    && !conversations.contains(&id)
-                {
-                    conversations.push(id);
-                }
-            }
-            match page.next {
-                Some(next) => query.cursor = Some(next),
-                None => return,
-            }
         }
     }
 

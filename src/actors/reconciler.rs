@@ -6,6 +6,7 @@
 //! started. What is known is not fetched again: a round that was broken off goes
 //! on where it was.
 
+mod of_caller;
 mod round;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use ractor::{ActorProcessingErr, ActorRef};
 use rustc_hash::FxHashSet;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::connection::{Connection, Place};
@@ -26,6 +28,7 @@ use crate::clients::ElevenLabsError;
 use crate::compute::Compute;
 use crate::domain::call_event::LARGE_BODY;
 use crate::domain::caller_id::CallerId;
+use crate::domain::caller_rules::CallerRules;
 use crate::domain::ids::{AgentId, ConversationId};
 use crate::domain::reconciliation::{OVERLAP, Verdict, verdict};
 use crate::metric_definitions::{Metrics, Reconciled};
@@ -41,6 +44,8 @@ const FIRST_LOOK: SignedDuration = SignedDuration::from_hours(24);
 const LONGEST_LOOK: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Longest wait of a webhook for a call to be fetched.
 const CONFIRMATION: Duration = Duration::from_secs(20);
+/// Most calls that are fetched at once because their events came late.
+const MAX_CONFIRMATIONS: usize = 2;
 /// Most calls that are remembered as not to be had.
 const MAX_GIVEN_UP: usize = 10_000;
 /// Most calls that are named in a report.
@@ -155,6 +160,10 @@ struct Shared {
     feeding: Arc<AtomicBool>,
     /// Calls that cannot be had: they are not asked for again and again.
     given_up: Mutex<FxHashSet<ConversationId>>,
+    /// Calls fetched at a time because their events came late.
+    confirming: Semaphore,
+    /// How callers are told.
+    caller_rules: Arc<CallerRules>,
     /// The agents that are connected, and when they were read.
     connected: Mutex<Option<(Instant, round::Connected)>>,
 }
@@ -167,6 +176,7 @@ impl Reconciler {
         reading: Compute,
         metrics: Arc<Metrics>,
         feeding: Arc<AtomicBool>,
+        caller_rules: Arc<CallerRules>,
     ) -> Self {
         Self {
             slot: Slot::default(),
@@ -179,7 +189,9 @@ impl Reconciler {
                 progress: Mutex::default(),
                 looking: Arc::default(),
                 feeding,
+                caller_rules,
                 given_up: Mutex::default(),
+                confirming: Semaphore::new(MAX_CONFIRMATIONS),
                 connected: Mutex::default(),
             }),
         }
@@ -235,11 +247,34 @@ impl Reconciler {
         *self.shared.connected() = None;
     }
 
+    /// The conversations of connected agents that ElevenLabs has of these callers, as
+    /// far as it was told who calls. Each is read: that a client says to be somebody is
+    /// no reason to take that one's conversation.
+    ///
+    /// # Errors
+    /// Why not all of them are known. Nothing is known, and that is none, without a
+    /// connection.
+    pub(super) async fn calls_of(
+        &self,
+        callers: &[CallerId],
+    ) -> std::result::Result<Vec<ConversationId>, String> {
+        let connection = self.shared.connection.as_ref();
+        let Some((connection, place)) = connection.and_then(|c| Some((c, c.place()?))) else {
+            return Ok(Vec::new());
+        };
+        let found = self.shared.calls_of(connection, &place, callers).await;
+        found.map_err(|error| error.to_string())
+    }
+
     /// Fetches a call whose event cannot be trusted, though its signature is good:
     /// it is old.
     pub async fn confirm(&self, conversation: &ConversationId) -> Confirmation {
         let Some(connection) = &self.shared.connection else {
             return Confirmation::Unconfirmed;
+        };
+        // Bodies of others do not wait for places that these hold.
+        let Ok(_permit) = self.shared.confirming.try_acquire() else {
+            return Confirmation::Later("others are being fetched".to_owned());
         };
         let confirmed = self.shared.confirm(connection, conversation);
         match timeout(CONFIRMATION, confirmed).await {

@@ -198,6 +198,7 @@ impl ActorSystem {
             options.background.clone(),
             Arc::clone(&metrics),
             Arc::clone(&feeding),
+            Arc::clone(&options.caller_rules),
         );
         let callers = Callers {
             sessions: sessions.clone(),
@@ -208,6 +209,7 @@ impl ActorSystem {
             lanes: inbox.lanes().clone(),
             calls: calls.clone(),
             elevenlabs,
+            reconciler: reconciler.clone(),
             ledger: Arc::clone(&ledger),
             payload_retention: options.retention.payloads,
             finished_links: Arc::default(),

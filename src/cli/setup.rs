@@ -10,13 +10,11 @@ mod report;
 pub(super) mod targets;
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-
-use clap::Args;
-use secrecy::SecretString;
 
 use super::admin::{Operations, reachable};
 use super::load;
@@ -25,8 +23,9 @@ use crate::account::Account;
 use crate::clients::{ElevenLabs, ElevenLabsError, ListedAgent, PhoneNumber};
 use crate::config::{SETTINGS_FILE, SetupConfig};
 use crate::domain::connection::{PublicUrl, Scope};
+use clap::Args;
 
-use connect::Options;
+use connect::{Keys, Options};
 use env_file::EnvFile;
 use journal::Journal;
 use report::Report;
@@ -126,9 +125,14 @@ struct Session {
     operations: Option<Operations>,
     report: Report,
     dry_run: bool,
-    /// The keys in use from now on.
-    client_data_key: SecretString,
-    search_data_key: SecretString,
+    /// The webhooks' secrets as the settings have them now.
+    keys: Keys,
+    /// `ELEVENLABS_WEBHOOK_ID` as the settings have it now.
+    webhook_id: Option<String>,
+    /// Whether secrets are being changed.
+    rotates: bool,
+    /// Nobody else changes the settings meanwhile.
+    _lock: File,
 }
 
 pub(super) async fn run(arguments: SetupArguments, file: Option<&Path>) -> ExitCode {
@@ -166,6 +170,7 @@ impl Session {
         let client = ElevenLabs::new(config.base_url.clone(), config.api_key.clone());
         let client = client.map_err(|e| format!("cannot set up HTTPS: {e}"))?;
         let env_file = EnvFile::open(file.unwrap_or(Path::new(SETTINGS_FILE)))?;
+        let lock = env_file.lock()?;
         let journal = Journal::open(&env_file.beside(journal::FILE))?;
         let mut report = Report::default();
         report.dry_run = dry_run;
@@ -180,14 +185,20 @@ impl Session {
         };
         Ok(Self {
             account: Account::new(Arc::new(client)),
+            keys: Keys {
+                client_data: config.client_data_key.clone(),
+                search_data: config.search_data_key.clone(),
+                post_call: config.post_call_key.clone(),
+            },
+            webhook_id: config.webhook_id.clone(),
+            rotates: false,
+            _lock: lock,
             config,
             env_file,
             journal,
             operations,
             report,
             dry_run,
-            client_data_key: SecretString::default(),
-            search_data_key: SecretString::default(),
         })
     }
 
@@ -217,9 +228,9 @@ impl Session {
         let options = Options {
             url,
             selection,
-            scope: match arguments.workspace {
-                true => Scope::Workspace,
-                false => Scope::Agent,
+            scope: match (arguments.workspace, self.journal.record.scope) {
+                (true, _) => Scope::Workspace,
+                (false, known) => known.unwrap_or(Scope::Agent),
             },
             search: !arguments.no_search,
             rotate: arguments.rotate,

@@ -76,7 +76,7 @@ pub struct State {
     /// Most requests that were under way at once.
     pub most_at_once: usize,
     at_once: usize,
-    counted: usize,
+    pub counted: usize,
     made: usize,
 }
 

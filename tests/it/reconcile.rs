@@ -248,9 +248,12 @@ async fn a_good_but_old_signature_has_the_call_fetched() {
 async fn who_is_erased_at_elevenlabs_is_found_there_by_their_id() {
     let account = Account::start().await;
     account.add_connected_agent(AGENT, "Margaret");
+    account.add_agent(OTHER_AGENT, "Luigi");
     let service = Service::start_with(&[
         ("ELEVENLABS_BASE_URL", &account.url()),
         ("ELEVENLABS_API_KEY", crate::elevenlabs_stand_in::FULL_KEY),
+        ("ELEVENLABS_WEBHOOK_ID", "wh_ours"),
+        ("RECONCILE_INTERVAL_MINUTES", "0"),
     ])
     .await;
     // What a ring is told is what ElevenLabs keeps with the conversation.
@@ -263,6 +266,10 @@ async fn who_is_erased_at_elevenlabs_is_found_there_by_their_id() {
     ] {
         account.add_call(&call(conversation, whose, 2).with("/data/user_id", whose.into()));
     }
+    // Another system's, and one of somebody who says to be the caller.
+    let others = call("conv_others", CALLER, 2).with("/data/agent_id", OTHER_AGENT.into());
+    account.add_call(&others.with("/data/user_id", CALLER.into()));
+    account.add_call(&call("conv_claimed", OTHER_CALLER, 2).with("/data/user_id", CALLER.into()));
     service
         .end_call_and_settle(&call("conv_known", CALLER, 2))
         .await;
@@ -279,7 +286,7 @@ async fn who_is_erased_at_elevenlabs_is_found_there_by_their_id() {
         "{receipt}"
     );
     let left = account.with(|s| s.conversations.keys().cloned().collect::<Vec<_>>());
-    assert_eq!(left, ["conv_other"]);
+    assert_eq!(left, ["conv_claimed", "conv_other", "conv_others"]);
 }
 
 #[tokio::test]

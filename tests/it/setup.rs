@@ -450,9 +450,23 @@ async fn the_workspace_is_changed_only_when_asked_for_and_as_a_whole() {
     assert!(after["webhooks"]["post_call_webhook_id"].is_string());
     let overrides = &workshop.account.agent(AGENT)["platform_settings"]["workspace_overrides"];
     assert_eq!(overrides["webhooks"]["post_call_webhook_id"], Value::Null);
+    // It is remembered, and checked as agents have it.
     let writes = workshop.writes();
-    workshop.set_up(&["--workspace"]).await;
+    workshop.set_up(&[]).await;
     assert_eq!(workshop.writes(), writes);
+    let (status, _, all) = workshop.check().await;
+    assert_eq!(status, 0, "{all}");
+    let format = "/webhooks/transcript_format";
+    workshop
+        .account
+        .with(|s| *s.workspace.pointer_mut(format).unwrap() = "opentelemetry".into());
+    let (status, _, all) = workshop.check().await;
+    assert!(
+        status == 1 && all.to_string().contains("opentelemetry"),
+        "{all}"
+    );
+    workshop.set_up(&[]).await;
+    assert_eq!(workshop.check().await.0, 0);
     let (status, text) = workshop.service.run(&["setup", "--remove"]).await;
     assert_eq!(status, 0, "{text}");
     assert_eq!(workshop.account.with(|s| s.workspace.clone()), before);
@@ -498,19 +512,81 @@ async fn nothing_is_attached_while_nobody_answers() {
     assert_eq!(workshop.account.with(|s| s.account()), account);
 }
 
-/// Whatever request of a set-up fails, and whether or not it was done: the next
-/// run completes it, and leaves nothing behind.
-#[tokio::test]
-async fn broken_off_anywhere_the_next_run_completes_it() {
-    let (requests, expected) = {
-        let workshop = Workshop::start().await;
-        workshop.set_up(&["--all-agents"]).await;
-        let requests = workshop.account.with(|s| {
-            let requests = s.seen.iter().filter(|s| !s.is_trial());
-            requests.map(Seen::is_write).collect::<Vec<bool>>()
+impl Workshop {
+    /// Which requests came since `seen`, trials left out; whether each writes.
+    fn requests_since(&self, seen: usize) -> Vec<bool> {
+        self.account.with(|s| {
+            let requests = s.seen[seen..].iter().filter(|s| !s.is_trial());
+            requests.map(Seen::is_write).collect()
+        })
+    }
+
+    fn seen(&self) -> usize {
+        self.account.with(|s| s.seen.len())
+    }
+
+    /// Has the request of this number, from now on, fail.
+    fn fail(&self, number: usize, failure: Failure) {
+        self.account
+            .with(|s| s.fail = Some((s.counted + number, failure)));
+    }
+
+    /// What ElevenLabs holds is what the service takes, and nothing is left over.
+    async fn is_whole(&self, told: &str) {
+        let (left, held) = self.account.with(|s| {
+            let held = s.secrets.values().cloned().collect::<Vec<_>>();
+            ((s.webhooks.len(), s.tools.len(), s.secrets.len()), held)
         });
-        let agent = workshop.account.agent(AGENT);
-        (requests, agent["platform_settings"]["overrides"].clone())
+        assert_eq!(left, (1, 1, 2), "{told}");
+        for agent in [AGENT, OTHER_AGENT] {
+            assert_eq!(
+                self.deliver(agent, &format!("conv_{agent}")).await,
+                200,
+                "{told}"
+            );
+        }
+        for (name, value) in held {
+            let (route, setting) = match name.as_str() {
+                "elaoms_client_data_key" => ("client-data", "ELEVENLABS_CLIENT_DATA_KEY"),
+                _ => ("search-data", "ELEVENLABS_SEARCH_DATA_KEY"),
+            };
+            let url = format!("{}/webhook/{route}", self.service.base);
+            let body = json!({"caller_id": "", "agent_id": AGENT, "query": "", "user_id": ""});
+            let sent = self
+                .service
+                .http
+                .post(url)
+                .header("X-Api-Key", &value)
+                .json(&body);
+            assert_eq!(sent.send().await.unwrap().status(), 200, "{told}");
+            assert_eq!(
+                self.setting(setting).split(',').next(),
+                Some(&*value),
+                "{told}"
+            );
+        }
+        let writes = self.writes();
+        let text = self.set_up(&[]).await;
+        assert_eq!(self.writes(), writes, "{told}\nthen: {text}");
+    }
+}
+
+/// A command that is broken off anywhere is completed by another.
+async fn broken_off(command: &[&str], completed_by: &[&str], first: bool, whole: bool) {
+    let prepared = async || {
+        let workshop = Workshop::start().await;
+        let before = workshop.account.with(|s| s.account());
+        if !first {
+            workshop.set_up(&["--all-agents"]).await;
+        }
+        (workshop, before)
+    };
+    let requests = {
+        let (workshop, _) = prepared().await;
+        let seen = workshop.seen();
+        let (status, text) = workshop.setup_or_remove(command).await;
+        assert_eq!(status, 0, "{text}");
+        workshop.requests_since(seen)
     };
     let mut cases = Vec::new();
     for (number, is_write) in requests.into_iter().enumerate() {
@@ -520,33 +596,135 @@ async fn broken_off_anywhere_the_next_run_completes_it() {
             cases.push((number, Failure::LostAnswer));
         }
     }
-    let cases = cases
-        .into_iter()
-        .map(|(number, failure)| complete(number, failure, &expected));
+    let cases = cases.into_iter().map(async |(number, failure)| {
+        let (workshop, before) = prepared().await;
+        workshop.fail(number, failure);
+        // What failed may have been a request of the service.
+        let (_, broken_off) = workshop.setup_or_remove(command).await;
+        let (status, text) = workshop.setup_or_remove(completed_by).await;
+        let told = format!("request {number}, {failure:?}:\n{broken_off}\nthen:\n{text}");
+        if whole {
+            assert_eq!(status, 0, "{told}");
+            workshop.is_whole(&told).await;
+        } else {
+            // The first run may have been done, but for an answer.
+            assert!(status == 0 || text.contains("nothing is known"), "{told}");
+            assert_eq!(workshop.account.with(without_variables), before, "{told}");
+        }
+    });
     stream::iter(cases)
         .buffer_unordered(3)
         .collect::<Vec<()>>()
         .await;
 }
 
-async fn complete(number: usize, failure: Failure, expected: &Value) {
-    let workshop = Workshop::start().await;
-    workshop.account.with(|s| s.fail = Some((number, failure)));
-    // What failed may have been a request of the service.
-    let (_, first) = workshop.setup(&["--all-agents"]).await;
-    let (status, text) = workshop.setup(&["--all-agents"]).await;
-    let told = format!("request {number}, {failure:?}:\n{first}\nthen:\n{text}");
-    assert_eq!(status, 0, "{told}");
-    let agent = workshop.account.agent(AGENT);
-    assert_eq!(agent["platform_settings"]["overrides"], *expected, "{told}");
-    let left = workshop
-        .account
-        .with(|s| (s.webhooks.len(), s.tools.len(), s.secrets.len()));
-    assert_eq!(left, (1, 1, 2), "{told}");
-    assert_eq!(workshop.deliver(AGENT, "conv_1").await, 200, "{told}");
-    let writes = workshop.writes();
+/// The account, but for declared variables, which cannot be removed.
+fn without_variables(state: &mut crate::elevenlabs_stand_in::State) -> Value {
+    for branches in state.agents.values_mut() {
+        for agent in branches.values_mut() {
+            agent["conversation_config"]["agent"]["dynamic_variables"]["dynamic_variable_placeholders"] =
+                json!({});
+        }
+    }
+    state.account()
+}
+
+impl Workshop {
+    async fn setup_or_remove(&self, arguments: &[&str]) -> (i32, String) {
+        match arguments {
+            ["--remove"] => self.service.run(&["setup", "--remove"]).await,
+            _ => self.setup(arguments).await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_first_run_broken_off_anywhere_is_completed_by_the_next() {
+    broken_off(&["--all-agents"], &["--all-agents"], true, true).await;
+}
+
+#[tokio::test]
+async fn a_rotation_broken_off_anywhere_is_completed_by_the_next() {
+    broken_off(&["--rotate"], &["--rotate"], false, true).await;
+}
+
+#[tokio::test]
+async fn a_rotation_broken_off_anywhere_is_completed_without_asking_for_it_again() {
+    broken_off(&["--rotate"], &[], false, true).await;
+}
+
+#[tokio::test]
+async fn an_undoing_broken_off_anywhere_is_completed_by_the_next() {
+    broken_off(&["--remove"], &["--remove"], false, false).await;
+}
+
+#[tokio::test]
+async fn old_secrets_go_and_the_one_in_use_never_does() {
+    let mut workshop = Workshop::start().await;
     workshop.set_up(&["--all-agents"]).await;
-    assert_eq!(workshop.writes(), writes, "{told}");
+    let age = |workshop: &Workshop| {
+        let path = workshop.service.path(".elaoms-setup.json");
+        let mut journal: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        for since in journal["superseded"].as_object_mut().unwrap().values_mut() {
+            *since = json!(since.as_i64().unwrap() - 3 * 3600);
+        }
+        std::fs::write(path, journal.to_string()).unwrap();
+    };
+    for round in 0..3 {
+        workshop.set_up(&["--rotate"]).await;
+        workshop.is_whole(&format!("round {round}")).await;
+        age(&workshop);
+    }
+    workshop.set_up(&[]).await;
+    for name in [
+        "ELEVENLABS_CLIENT_DATA_KEY",
+        "ELEVENLABS_SEARCH_DATA_KEY",
+        "ELEVENLABS_POST_CALL_KEY",
+    ] {
+        assert!(!workshop.setting(name).contains(','), "{name}");
+    }
+    workshop.service.terminate().await;
+    workshop.service.respawn().await;
+    workshop.is_whole("after a restart").await;
+}
+
+#[tokio::test]
+async fn a_rotation_that_the_service_cannot_be_told_of_waits_for_its_restart() {
+    let mut workshop = Workshop::start().await;
+    workshop.set_up(&["--all-agents"]).await;
+    // Whoever runs set-up has no key of the service.
+    let env = workshop.env();
+    let without: String = env
+        .lines()
+        .filter(|l| !l.starts_with("ADMIN_KEY="))
+        .map(|l| format!("{l}\n"))
+        .collect();
+    std::fs::write(workshop.service.path(".env"), without).unwrap();
+    let (status, text) = workshop.setup(&["--rotate"]).await;
+    assert!(
+        status == 1 && text.contains("restart the service, every instance"),
+        "{text}"
+    );
+    let made = workshop.setting("ELEVENLABS_CLIENT_DATA_KEY");
+    let (status, _) = workshop.setup(&["--rotate"]).await;
+    assert_eq!(
+        (status, workshop.setting("ELEVENLABS_CLIENT_DATA_KEY")),
+        (1, made),
+        "nothing is made anew"
+    );
+    // Meanwhile everything goes on as before.
+    assert_eq!(workshop.deliver(AGENT, "conv_meanwhile").await, 200);
+    workshop.service.terminate().await;
+    workshop.service.respawn().await;
+    let (status, text) = workshop.setup(&["--rotate"]).await;
+    assert!(
+        status == 1 && text.contains("restart"),
+        "the webhook's secret is new as well: {text}"
+    );
+    workshop.service.terminate().await;
+    workshop.service.respawn().await;
+    workshop.set_up(&["--rotate"]).await;
+    workshop.is_whole("after the restarts").await;
 }
 
 impl Workshop {

@@ -238,7 +238,7 @@ impl Inbox {
             }
             CallEvent::Transcription(_) | CallEvent::InitiationFailure(_) => {
                 let body = envelope.with_audio(&recording.into_bytes().await?);
-                self.accept(event, body, received_at).await?
+                self.accept(event, body, received_at, is_fetched).await?
             }
         };
         if is_fetched {
@@ -261,21 +261,24 @@ impl Inbox {
     /// Whether a call was before the erasure of its caller: none of it was known
     /// then, so none of it is noted as erased.
     async fn was_erased(&self, event: &CallEvent) -> Result<bool> {
-        let CallEvent::Transcription(Call {
-            caller: Some(caller),
-            started_at,
-            ..
-        }) = event
-        else {
+        match event {
+            CallEvent::Transcription(call) => self.is_of_before(call).await,
+            CallEvent::Audio(_) | CallEvent::InitiationFailure(_) => Ok(false),
+        }
+    }
+
+    /// Whether a call is one of before its caller's erasure. It is known as erased
+    /// then, and not fetched again.
+    async fn is_of_before(&self, call: &Call) -> Result<bool> {
+        let Some(caller) = &call.caller else {
             return Ok(false);
         };
+        let register = &self.intake.register;
         let person = self.intake.directory.person(caller);
         for whose in [caller, &person] {
-            let erased_at = self.intake.register.erased_at(whose).await?;
-            if erased_at.is_some_and(|erased_at| *started_at <= erased_at) {
-                // So that it is known, and not fetched again.
-                let conversation = event.key().conversation_id.clone();
-                let register = &self.intake.register;
+            let erased_at = register.erased_at(whose).await?;
+            if erased_at.is_some_and(|erased_at| call.started_at <= erased_at) {
+                let conversation = call.key.conversation_id.clone();
                 register.bury(vec![conversation], Timestamp::now()).await?;
                 return Ok(true);
             }
@@ -349,6 +352,7 @@ impl Inbox {
         event: CallEvent,
         payload: Vec<u8>,
         received_at: Timestamp,
+        is_fetched: bool,
     ) -> Result<&'static str> {
         let key = event.key().clone();
         let conversation = key.conversation_id.clone();
@@ -379,13 +383,21 @@ impl Inbox {
                 || directory.confirmed_standing(&caller).await? == Standing::OptedOut;
             if is_unwanted {
                 // Decided since it was asked: whatever came before is erased already.
-                self.withdraw(&caller, conversation).await?;
+                self.withdraw(&caller, conversation.clone()).await?;
                 return Ok(NOT_KEPT);
             }
         }
         let Accepted::New(id) = accepted else {
             return Ok(NOT_KEPT);
         };
+        if let Some(call) = call.as_deref().filter(|_| is_fetched)
+            && let Some(caller) = &call.caller
+            && self.is_of_before(call).await?
+        {
+            // Erased since it was asked.
+            self.withdraw(caller, conversation).await?;
+            return Ok(NOT_KEPT);
+        }
         if let Some(call) = call.filter(|call| call.caller.is_some()) {
             self.calls.keep(id, call, bytes);
         }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Connection, Feeding, Place, Progress, Search, Shared, State};
 use crate::account::{Account, MOST_REQUESTS};
@@ -16,8 +16,13 @@ use crate::domain::reconciliation::{Verdict, Window, windows};
 use crate::metric_definitions::Reconciled;
 use crate::store::StoreError;
 
-/// How long it is believed which agents are connected.
-const BELIEVED: Duration = Duration::from_secs(6 * 3600);
+/// How long it is believed which agents are connected: less than a round looks back
+/// ([`OVERLAP`](crate::domain::reconciliation::OVERLAP)), so that the first calls of one that was connected since are seen.
+const BELIEVED: Duration = Duration::from_secs(2 * 3600);
+/// A call that is not over after so long never will be, in seconds.
+const NEVER_ENDS: i64 = 24 * 3600;
+/// Most pages of one list: what goes on for longer does not end.
+const MAX_PAGES: usize = 10_000;
 /// So many calls are asked for in the ledger at once.
 const PORTION: usize = 100;
 /// Before this there were no calls: ElevenLabs had no agents yet (2023-01-01).
@@ -28,7 +33,7 @@ const BREATH: Duration = Duration::from_millis(5);
 /// The agents that are connected.
 #[derive(Debug, Clone)]
 pub(super) struct Connected {
-    agents: Vec<AgentId>,
+    pub agents: Vec<AgentId>,
     /// Whether the account has no other agents.
     are_all: bool,
     /// Those of whose calls ElevenLabs keeps nothing.
@@ -37,13 +42,15 @@ pub(super) struct Connected {
 
 /// Why a look was broken off.
 #[derive(Debug, thiserror::Error)]
-enum BrokenOff {
+pub(super) enum BrokenOff {
     #[error("{0}")]
     Api(#[from] ElevenLabsError),
     #[error("{0}")]
     Store(#[from] StoreError),
     #[error("agent {0} is not connected with this ELAOMS: run elaoms setup --agent {0}")]
     NotConnected(AgentId),
+    #[error("ElevenLabs' list of calls does not end, or is too long")]
+    Endless,
     #[error("no agent is connected with this ELAOMS: run elaoms setup")]
     NobodyConnected,
 }
@@ -175,11 +182,12 @@ impl Shared {
                 .caller
                 .as_ref()
                 .map(|caller| caller.as_str().to_owned()),
-            after: Some(window.from),
+            // Whether that second is included is not written down.
+            after: window.from.checked_sub(SignedDuration::from_secs(1)).ok(),
             before: Some(window.until),
             cursor: None,
         };
-        loop {
+        for _ in 0..MAX_PAGES {
             let page = page(connection.account.clone(), query.clone()).await?;
             for listed in page.conversations {
                 let ListedConversation {
@@ -188,7 +196,8 @@ impl Shared {
                     start_time_unix_secs: started_at,
                     status,
                 } = listed;
-                let is_ours = agents.iter().any(|agent| agent.as_str() == agent_id);
+                let is_ours = agents.iter().any(|agent| agent.as_str() == agent_id)
+                    && started_at >= window.from.as_second();
                 let Some(conversation) = ConversationId::parse(&conversation_id)
                     .ok()
                     .filter(|_| is_ours)
@@ -204,6 +213,9 @@ impl Shared {
                     });
                 } else {
                     progress.not_yet += 1;
+                    if Timestamp::now().as_second() - started_at > NEVER_ENDS {
+                        continue;
+                    }
                     let started = Timestamp::from_second(started_at).unwrap_or(window.from);
                     open = Some(open.map_or(started, |open| open.min(started)));
                 }
@@ -213,6 +225,7 @@ impl Shared {
                 None => return Ok(open),
             }
         }
+        Err(BrokenOff::Endless)
     }
 
     /// Fetches what is not known of these calls, in their order.
@@ -277,7 +290,7 @@ impl Shared {
     }
 
     /// The agents that refer to our webhook, read not too long ago.
-    async fn connected_agents(
+    pub(super) async fn connected_agents(
         &self,
         connection: &Connection,
         place: &Place,
@@ -295,7 +308,7 @@ impl Shared {
 
 type Asked<T> = Result<T, ElevenLabsError>;
 
-async fn page(account: Account, query: ConversationQuery) -> Asked<ConversationPage> {
+pub(super) async fn page(account: Account, query: ConversationQuery) -> Asked<ConversationPage> {
     let query = &query;
     account
         .ask(|api| async move { api.conversations(query).await })
@@ -316,7 +329,7 @@ async fn agents(account: Account) -> Asked<Vec<ListedAgent>> {
     account.ask(|api| async move { api.agents().await }).await
 }
 
-async fn fetch(
+pub(super) async fn fetch(
     account: Account,
     conversation: ConversationId,
 ) -> (ConversationId, Result<Vec<u8>, ElevenLabsError>) {

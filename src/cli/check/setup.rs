@@ -15,7 +15,8 @@ use crate::cli::setup::targets::{self, Selection, Target};
 use crate::clients::{ElevenLabs, PhoneNumber, Tool, Webhook};
 use crate::config::SetupConfig;
 use crate::domain::connection::{
-    CLIENT_DATA_SECRET, PublicUrl, SEARCH_TOOL, Scope, Wanted, agent_changes, holds, search_tool,
+    CLIENT_DATA_SECRET, PublicUrl, SEARCH_TOOL, Scope, Setting, Wanted, agent_changes, holds,
+    search_tool,
 };
 
 /// A failure that is older than this, in seconds, says nothing of today.
@@ -88,7 +89,7 @@ impl Check {
                     format!("cannot be read: {error}"),
                     "give ELEVENLABS_API_KEY read access to webhooks",
                 ));
-                None
+                self.config.webhook_id.clone()
             }
         };
         let ids = targets::chosen(&Selection::All, &[], &agents)?;
@@ -303,28 +304,37 @@ impl Check {
             }
             return false;
         }
-        let place = if rings_itself { overrides } else { workspace };
-        let secret = place[RING]["request_headers"]["X-Api-Key"]["secret_id"].as_str();
-        let scope = match rings_itself || ends_itself {
-            true => Scope::Agent,
-            false => Scope::Workspace,
-        };
-        let tool = self.our_tool(tools).map(|tool| tool.id.clone());
+        // As a call finds it: what the agent does not say, the workspace does.
+        let mut effective = target.settings.clone();
+        let inherits = &mut effective["platform_settings"]["workspace_overrides"];
+        if !rings_itself {
+            inherits[RING] = workspace[RING].clone();
+        }
+        if !ends_itself {
+            inherits["webhooks"] = workspace["webhooks"].clone();
+        }
+        let secret = inherits[RING]["request_headers"]["X-Api-Key"]["secret_id"].as_str();
         let wanted = Wanted {
             url: self.url.clone(),
-            scope,
+            scope: Scope::Agent,
             webhook_id: webhook.unwrap_or_default().to_owned(),
             client_data_secret: secret.unwrap_or(CLIENT_DATA_SECRET).to_owned(),
-            search_tool: tool,
+            search_tool: self.our_tool(tools).map(|tool| tool.id.clone()),
         };
-        let changes = agent_changes(&target.settings, workspace, &wanted);
+        let mut changes = agent_changes(&effective, &Value::Null, &wanted);
+        // Without the list of webhooks it is not known which one is ours.
+        changes.retain(|c| webhook.is_some() || c.setting != Setting::PostCallWebhook);
         let before = self.found.len();
         for change in &changes {
             let reason = format!("{}: {}", change.describe(), change.setting.consequence());
-            self.found.push(match change.setting.is_vital() {
-                true => Finding::fail(name.clone(), reason, RUN_SETUP),
-                false => Finding::warn(name.clone(), reason, RUN_SETUP),
-            });
+            // What an agent only has from its workspace may not be meant for it.
+            let asks = &target.settings["platform_settings"]["overrides"]["enable_conversation_initiation_client_data_from_webhook"];
+            let is_meant = rings_itself || ends_itself || *asks == true;
+            self.found
+                .push(match change.setting.is_vital() && is_meant {
+                    true => Finding::fail(name.clone(), reason, RUN_SETUP),
+                    false => Finding::warn(name.clone(), reason, RUN_SETUP),
+                });
         }
         if target.settings["platform_settings"]["privacy"]["zero_retention_mode"] == true {
             self.found.push(Finding::warn(

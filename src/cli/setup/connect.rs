@@ -19,6 +19,7 @@ use super::{Outcome, Session, Trouble};
 use crate::clients::{ListedAgent, PhoneNumber, StoredSecret, Tool, Webhook};
 use crate::domain::connection::{CLIENT_DATA_SECRET, PublicUrl, SEARCH_TOOL, Scope, Wanted};
 
+pub(super) use keys::Keys;
 pub(in crate::cli) use keys::new_secret;
 
 /// What a secret that nobody has entered yet begins with (`elaoms init`).
@@ -75,6 +76,8 @@ impl Session {
     /// Connects the agents.
     pub async fn connect(&mut self, options: &Options) -> Outcome<()> {
         let seen = self.look().await?;
+        self.settle_replacement();
+        self.begin_rotation(&seen, options);
         let connected = self.connected();
         let mut ids = targets::chosen(&options.selection, &connected, &seen.agents)?;
         let replaced = self.replaced_webhook(&seen, options)?;
@@ -102,7 +105,7 @@ impl Session {
         self.make_secrets(options).await?;
         self.reach(options, &targets).await?;
 
-        let client_data = self.client_data_key.clone();
+        let client_data = self.keys.first(CLIENT_DATA_SECRET);
         let client_data_secret = self
             .keep_secret(CLIENT_DATA_SECRET, &client_data, options, &seen, &targets)
             .await?;
@@ -126,6 +129,11 @@ impl Session {
                 .await?;
         }
         self.delete_retired(&seen).await?;
+        if !self.dry_run {
+            self.journal.record.rotating = None;
+            self.journal.record.scope = Some(options.scope);
+            self.journal.save()?;
+        }
         self.forget_old_secrets()?;
         self.tell_numbers(&seen, &targets);
         Ok(())

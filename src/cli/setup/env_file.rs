@@ -1,6 +1,6 @@
 //! The file with the settings, changed where a setting changes and nowhere else.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
@@ -48,6 +48,44 @@ impl EnvFile {
         self.path.with_file_name(name)
     }
 
+    /// Whether these settings can be given another value: before something is made
+    /// whose value is shown once.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub fn check_writable(&self, names: &[&str]) -> Result<(), String> {
+        for name in names {
+            if Environment::of_process(name).is_some() {
+                return Err(self.wins(name));
+            }
+        }
+        let tried = NamedTempFile::new_in(folder_of(&self.path)).and_then(NamedTempFile::close);
+        tried.map_err(|error| format!("{} cannot be written: {error}", self.path.display()))
+    }
+
+    fn wins(&self, name: &str) -> String {
+        format!(
+            "{name} is set in the environment, which wins over {}: unset it there, or change it there by hand",
+            self.path.display()
+        )
+    }
+
+    /// Keeps others from changing it at the same time, until this is dropped.
+    ///
+    /// # Errors
+    /// If somebody else is changing it.
+    pub fn lock(&self) -> Result<File, String> {
+        let folder = folder_of(&self.path);
+        let lock =
+            File::open(folder).map_err(|e| format!("{} cannot be read: {e}", folder.display()))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(lock),
+            Err(TryLockError::WouldBlock) => Err("another set-up is at work here".to_owned()),
+            // A file system without locks.
+            Err(TryLockError::Error(_)) => Ok(lock),
+        }
+    }
+
     /// Gives settings these values, durably; `None` takes one out. Nothing is
     /// written if they have them.
     ///
@@ -61,10 +99,7 @@ impl EnvFile {
                 && set != *value
                 && value_in(&self.text, name).as_deref() != Some(&set)
             {
-                return Err(format!(
-                    "{name} is set in the environment, which wins over {}: unset it there, or change it there by hand",
-                    self.path.display()
-                ));
+                return Err(self.wins(name));
             }
         }
         let mut text = self.text.clone();
@@ -85,10 +120,7 @@ impl EnvFile {
 /// # Errors
 /// If it cannot be written.
 pub(in crate::cli) fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(path);
     let mut file = NamedTempFile::new_in(folder)?;
     file.write_all(text.as_bytes())?;
     let mut permissions = file.as_file().metadata()?.permissions();
@@ -101,6 +133,13 @@ pub(in crate::cli) fn write_private(path: &Path, text: &str) -> io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(path)?;
     File::open(folder)?.sync_all()
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
 }
 
 /// The name that a line sets.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::env_file::write_private;
-use crate::domain::connection::Change;
+use crate::domain::connection::{Change, Scope};
 
 /// Beside the file with the settings.
 pub(super) const FILE: &str = ".elaoms-setup.json";
@@ -25,6 +25,13 @@ pub(super) struct Record {
     pub ours: BTreeSet<String>,
     /// Webhooks of ours that others have replaced, to be deleted.
     pub retired: BTreeSet<String>,
+    /// Where the webhooks are attached.
+    pub scope: Option<Scope>,
+    /// The webhook that is being replaced: retired once the settings name another.
+    pub replacing: Option<String>,
+    /// Since when secrets are being changed, with the webhook from before: a run that
+    /// was broken off is completed, and makes no further ones.
+    pub rotating: Option<Rotation>,
     /// Whether the retries of the present webhook were switched on.
     pub retries_on: bool,
     /// The workspace's secrets, by what they are for.
@@ -39,6 +46,15 @@ pub(super) struct Record {
     /// Digests of secrets that others have replaced, with when that was (seconds
     /// since 1970).
     pub superseded: BTreeMap<String, i64>,
+}
+
+/// Secrets are being changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Rotation {
+    /// The webhook whose secret is replaced.
+    pub from: Option<String>,
+    /// Digests of the keys that are replaced, by what they are for.
+    pub from_keys: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

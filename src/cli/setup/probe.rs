@@ -20,7 +20,10 @@ pub(in crate::cli) type Refused = (String, &'static str);
 const UNREACHABLE: &str = "start the service (elaoms serve), and see that the address leads to its BIND_ADDR: DNS, \
      firewall, reverse proxy, certificate";
 const NOT_OURS: &str = "see that the reverse proxy passes /webhook/ on to the service's BIND_ADDR";
-const OTHER_KEY: &str = "restart the service, so that it reads the settings as they are now, and run the same command again";
+const OTHER_KEY: &str = "restart the service, every instance of it, so that it reads the settings as they are now, and run \
+     the same command again";
+/// So often each is tried: behind a load balancer every instance has to know a key.
+const INSTANCES: u32 = 8;
 
 pub(in crate::cli) struct Probe {
     client: Client,
@@ -31,7 +34,10 @@ impl Probe {
     /// # Errors
     /// If no TLS can be set up.
     pub fn new(url: &PublicUrl) -> Result<Self, String> {
+        // A connection for each request: behind a load balancer each may reach another
+        // instance.
         let client = crate::clients::client_builder()
+            .pool_max_idle_per_host(0)
             .timeout(TIMEOUT)
             .redirect(reqwest::redirect::Policy::none());
         Ok(Self {
@@ -78,6 +84,12 @@ impl Probe {
         if status != 401 {
             return Err(self.not_refused(&url, status, "with a wrong signature"));
         }
+        for _ in 1..INSTANCES {
+            let (status, _) = ask(&url, signed(secret.expose_secret().as_bytes())).await?;
+            if status == 401 {
+                return Err(self.not_all(&url));
+            }
+        }
         match ask(&url, signed(secret.expose_secret().as_bytes())).await? {
             (200, answer) if answer["type"] == TEST_EVENT => Ok(()),
             (401, _) => Err((
@@ -97,7 +109,13 @@ impl Probe {
         if status != 401 {
             return Err(self.not_refused(url, status, "without a key"));
         }
-        match ask(url, request().header("X-Api-Key", key.expose_secret())).await? {
+        let keyed = || request().header("X-Api-Key", key.expose_secret());
+        for _ in 1..INSTANCES {
+            if ask(url, keyed()).await?.0 == 401 {
+                return Err(self.not_all(url));
+            }
+        }
+        match ask(url, keyed()).await? {
             (200, answer) => Ok(answer),
             (401, _) => Err((
                 format!("{url} refuses the key in the settings (401): the service has another"),
@@ -105,6 +123,15 @@ impl Probe {
             )),
             (status, _) => Err(not_well(url, status)),
         }
+    }
+
+    fn not_all(&self, url: &str) -> Refused {
+        (
+            format!(
+                "{url} refuses the secret in the settings (401): the service, or one of its instances, has others, or its clock is wrong"
+            ),
+            OTHER_KEY,
+        )
     }
 
     fn not_refused(&self, url: &str, status: u16, how: &str) -> Refused {

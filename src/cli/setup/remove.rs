@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::journal::Record;
 use super::targets::{self, Selection, Target};
 use super::{Outcome, Session, Trouble};
+use crate::clients::ElevenLabsError;
 use crate::domain::connection::{Change, Setting, holds, merged};
 
 impl Session {
@@ -49,7 +50,12 @@ impl Session {
                     .account
                     .ask(|api| async move { api.agent_settings(id, branch).await })
                     .await;
-                let settings = read.map_err(|e| Trouble::api("the settings of an agent", &e))?;
+                let settings = match read {
+                    Ok(settings) => settings,
+                    // The branch was merged or deleted since.
+                    Err(ElevenLabsError::NotFound) => Value::Null,
+                    Err(error) => return Err(Trouble::api("the settings of an agent", &error)),
+                };
                 let name = listed.iter().find(|a| a.agent_id == agent);
                 let target = Target {
                     agent: id.clone(),
@@ -64,7 +70,8 @@ impl Session {
                 self.journal.save()?;
             }
         }
-        if self.dry_run || !self.journal.record.agents.is_empty() {
+        let is_all = agents.is_empty() || self.journal.record.workspace.is_empty();
+        if self.dry_run || !self.journal.record.agents.is_empty() || !is_all {
             return Ok(());
         }
         self.restore_workspace().await?;
@@ -148,9 +155,17 @@ impl Session {
                 let refers = now["url"].as_str().or(now["post_call_webhook_id"].as_str());
                 let is_ours =
                     refers.is_some_and(|refers| self.journal.record.ours.contains(refers));
+                let before = &change.before;
+                let before = before["url"]
+                    .as_str()
+                    .or(before["post_call_webhook_id"].as_str());
+                // Another of ours, which is gone or going.
+                let was_ours =
+                    before.is_some_and(|before| self.journal.record.ours.contains(before));
                 match (is_ours, change.setting) {
                     (false, _) => Restored::Already,
-                    (true, Setting::PostCallWebhook) if change.before.is_null() => {
+                    (true, Setting::ClientDataWebhook) if was_ours => Restored::To(Value::Null),
+                    (true, Setting::PostCallWebhook) if was_ours || change.before.is_null() => {
                         Restored::To(json!({"post_call_webhook_id": null}))
                     }
                     (true, _) => Restored::To(change.before.clone()),
@@ -214,6 +229,7 @@ impl Session {
 
     /// What nothing refers to any more.
     async fn delete_what_was_made(&mut self) -> Outcome<()> {
+        let mut left = 0;
         if let Some(tool) = self.journal.record.tool.clone() {
             let id = &tool.id;
             let gone = match &tool.before {
@@ -229,7 +245,11 @@ impl Session {
                 }
                 None => Ok(()),
             };
-            self.told("tool search_data", gone);
+            if self.told("tool search_data", gone) {
+                self.journal.record.tool = None;
+            } else {
+                left += 1;
+            }
         }
         let webhooks = self
             .account
@@ -243,18 +263,29 @@ impl Session {
                     .account
                     .ask(|api| async move { api.delete_webhook(id).await })
                     .await;
-                self.told("webhook", gone);
+                left += u32::from(!self.told("webhook", gone));
             }
         }
-        for secret in self.journal.record.secrets.clone().into_values() {
+        for (what, secret) in self.journal.record.secrets.clone() {
             if secret.created {
                 let id = &secret.id;
                 let gone = self
                     .account
                     .ask(|api| async move { api.delete_secret(id).await })
                     .await;
-                self.told(&format!("secret {}", secret.name), gone);
+                if self.told(&format!("secret {}", secret.name), gone) {
+                    self.journal.record.secrets.remove(&what);
+                } else {
+                    left += 1;
+                }
             }
+        }
+        self.journal.save()?;
+        if left > 0 {
+            return Err(Trouble::new(
+                "not everything that was made could be deleted".to_owned(),
+                "detach it where it is still used, and run the same command again",
+            ));
         }
         self.tell_place(None, None).await;
         self.env_file
@@ -262,14 +293,18 @@ impl Session {
         Ok(self.journal.remove()?)
     }
 
-    fn told(&mut self, what: &str, gone: Result<(), crate::clients::ElevenLabsError>) {
-        use crate::clients::ElevenLabsError::NotFound;
+    /// True if it is gone.
+    fn told(&mut self, what: &str, gone: Result<(), ElevenLabsError>) -> bool {
         match gone {
-            Ok(()) | Err(NotFound) => self.report.changed(what, "deleted, or as before"),
-            Err(error) => self.report.warn(
-                what,
-                format!("cannot be deleted: {error}; something else may refer to it"),
-            ),
+            Ok(()) | Err(ElevenLabsError::NotFound) => {
+                self.report.changed(what, "deleted, or as before");
+                true
+            }
+            Err(error) => {
+                self.report
+                    .warn(what, format!("cannot be deleted: {error}"));
+                false
+            }
         }
     }
 }

@@ -112,9 +112,10 @@ pub struct Change {
     pub before: Value,
     /// What it has to hold.
     pub after: Value,
-    /// Whether something else than ELAOMS is there, and would be detached.
+    /// What else is there than ours, or holds because nothing is, and would be
+    /// detached: an address, or the id of a webhook.
     #[serde(default)]
-    pub displaces: bool,
+    pub displaced: Option<String>,
 }
 
 impl Change {
@@ -125,7 +126,7 @@ impl Change {
             path: path.iter().map(|part| (*part).to_owned()).collect(),
             before,
             after,
-            displaces: false,
+            displaced: None,
         }
     }
 
@@ -172,6 +173,12 @@ impl Change {
         let parts = parts.filter(|(key, after)| !holds(&self.before[*key], after));
         let parts: Vec<String> = parts
             .map(|(key, after)| match &self.before[key] {
+                // A header may be a secret in plain text.
+                _ if key == "request_headers" => {
+                    let headers = after.as_object().into_iter().flat_map(Map::keys);
+                    let headers: Vec<&str> = headers.map(String::as_str).collect();
+                    format!("the header {} is another", headers.join(", "))
+                }
                 Value::Null => format!("{key} is missing"),
                 before => format!("{key} {before} → {after}"),
             })
@@ -274,7 +281,8 @@ fn webhook_changes(
         } else {
             now
         };
-        change.displaces = effective["url"].as_str().is_some_and(|url| url != ours);
+        let effective = effective["url"].as_str().filter(|url| *url != ours);
+        change.displaced = effective.map(str::to_owned);
         changes.push(change);
     }
     let there = path(WEBHOOKS);
@@ -289,7 +297,8 @@ fn webhook_changes(
     if !is_ours || !same_events(now, &after) || now["transcript_format"] != "json" {
         let mut change = Change::new(Setting::PostCallWebhook, &there, settings, after);
         let effective = id.or_else(|| otherwise[WEBHOOKS]["post_call_webhook_id"].as_str());
-        change.displaces = effective.is_some_and(|id| id != wanted.webhook_id);
+        let effective = effective.filter(|id| *id != wanted.webhook_id);
+        change.displaced = effective.map(str::to_owned);
         changes.push(change);
     }
     changes
@@ -392,7 +401,7 @@ mod tests {
             (&declared["user_name"], &declared["plan"]),
             (&json!("there"), &json!(1))
         );
-        assert!(!changes.iter().any(|change| change.displaces));
+        assert!(!changes.iter().any(|change| change.displaced.is_some()));
     }
 
     #[test]
@@ -401,7 +410,7 @@ mod tests {
             "webhooks": {"post_call_webhook_id": "wh_theirs"}}}});
         let displaced = |agent: &Value, workspace: &Value| -> Vec<Setting> {
             let changes = agent_changes(agent, workspace, &wanted());
-            let displaced = changes.iter().filter(|change| change.displaces);
+            let displaced = changes.iter().filter(|change| change.displaced.is_some());
             displaced.map(|change| change.setting).collect()
         };
         assert_eq!(displaced(&theirs, &Value::Null), [Setting::PostCallWebhook]);
@@ -414,6 +423,20 @@ mod tests {
         );
         let ours = json!({"webhooks": {"post_call_webhook_id": "wh_ours"}});
         assert_eq!(displaced(&json!({}), &ours), []);
+    }
+
+    #[test]
+    fn a_key_that_was_entered_in_plain_text_is_not_told() {
+        let settings = json!({"platform_settings": {"workspace_overrides": {
+            "conversation_initiation_client_data_webhook": {"url": "https://your.host/webhook/client-data",
+                "request_headers": {"X-Api-Key": "the-key-itself"}}}}});
+        let changes = agent_changes(&settings, &Value::Null, &wanted());
+        let told: Vec<String> = changes.iter().map(Change::describe).collect();
+        let told = told.join("; ");
+        assert!(
+            told.contains("X-Api-Key") && !told.contains("the-key-itself"),
+            "{told}"
+        );
     }
 
     #[test]

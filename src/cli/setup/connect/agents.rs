@@ -29,11 +29,11 @@ impl Session {
             self.report.kept("workspace", "refers to this ELAOMS");
             return Ok(seen.workspace.clone());
         }
-        if changes.iter().any(|change| change.displaces) && !options.replace {
+        if changes.iter().any(|change| change.displaced.is_some()) && !options.replace {
             return Err(Trouble::new(
                 format!(
                     "the workspace refers to something else:\n{}",
-                    listed(&changes)
+                    displaced(&changes)
                 ),
                 "run it with --replace to detach that, from every agent of the workspace; or without --workspace",
             ));
@@ -88,14 +88,11 @@ impl Session {
         }
         let changes = agent_changes(&target.settings, workspace, &wanted);
         let changes = self.not_displacing_ourselves(changes);
-        let displaced: Vec<Change> = changes.iter().filter(|c| c.displaces).cloned().collect();
-        if !displaced.is_empty() && !options.replace {
+        let detached = displaced(&changes);
+        if !detached.is_empty() && !options.replace {
             self.report.warn(
                 title,
-                format!(
-                    "left alone, because it refers to something else; --replace detaches that:\n{}",
-                    listed(&displaced)
-                ),
+                format!("left alone, because it refers to something else; --replace detaches that:\n{detached}"),
             );
             return Ok(());
         }
@@ -135,7 +132,7 @@ impl Session {
     async fn patch(&self, target: &Target, changes: &[Change]) -> Outcome<()> {
         let others_headers = changes.iter().filter(|change| {
             change.setting == Setting::ClientDataWebhook
-                && change.displaces
+                && change.displaced.is_some()
                 && change.before.is_object()
         });
         let emptied = merged(others_headers.map(|change| (&*change.path, Value::Null)));
@@ -162,14 +159,10 @@ impl Session {
     fn not_displacing_ourselves(&self, mut changes: Vec<Change>) -> Vec<Change> {
         let ours = &self.journal.record.ours;
         for change in &mut changes {
-            let before = [
-                &change.before["url"],
-                &change.before["post_call_webhook_id"],
-            ];
-            let refers = before.iter().find_map(|value| value.as_str());
-            if refers.is_some_and(|refers| ours.contains(refers)) {
-                change.displaces = false;
-            }
+            change.displaced = change
+                .displaced
+                .take()
+                .filter(|other| !ours.contains(other));
         }
         changes
     }
@@ -208,6 +201,15 @@ impl Session {
 fn listed(changes: &[Change]) -> String {
     let changes: Vec<String> = changes.iter().map(Change::describe).collect();
     changes.join("\n")
+}
+
+/// What of others would be detached.
+fn displaced(changes: &[Change]) -> String {
+    let displaced = changes.iter().filter_map(|change| {
+        let other = change.displaced.as_ref()?;
+        Some(format!("{}: {other}", change.setting.as_str()))
+    });
+    displaced.collect::<Vec<_>>().join("\n")
 }
 
 fn not_taken(what: &str, left: &[Change]) -> Trouble {

@@ -1,6 +1,8 @@
 //! Our own secrets: made, written to the settings, told to the service, and removed
 //! when others have replaced them.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use rand::distr::{Alphanumeric, SampleString};
 use reqwest::Method;
@@ -13,55 +15,69 @@ use crate::cli::setup::journal::{Record, digest};
 use crate::cli::setup::probe::Probe;
 use crate::cli::setup::targets::Target;
 use crate::cli::setup::{Outcome, Session, Trouble};
-use crate::domain::connection::PublicUrl;
+use crate::domain::connection::{CLIENT_DATA_SECRET, PublicUrl, SEARCH_DATA_SECRET};
 use crate::secrets::Secrets;
 
 impl Session {
     /// Secrets that are missing, or to be changed, are made and written down
     /// before anybody uses them.
     pub(super) async fn make_secrets(&mut self, options: &Options) -> Outcome<()> {
-        let made = |known: &Secrets| -> Option<SecretString> {
-            (options.rotate || known.first().is_none()).then(new_secret)
-        };
-        let (client_data, search_data) = (
-            made(&self.config.client_data_key),
-            made(&self.config.search_data_key),
-        );
         let mut lines: Vec<(&str, String)> = vec![("PUBLIC_URL", options.url.to_string())];
-        for (name, made, known) in [
-            (
-                "ELEVENLABS_CLIENT_DATA_KEY",
-                &client_data,
-                &self.config.client_data_key,
-            ),
-            (
-                "ELEVENLABS_SEARCH_DATA_KEY",
-                &search_data,
-                &self.config.search_data_key,
-            ),
-        ] {
-            let Some(made) = made else { continue };
+        for what in [CLIENT_DATA_SECRET, SEARCH_DATA_SECRET] {
+            // What agents do not use is not changed: nobody would tell ElevenLabs.
+            let is_used = what == CLIENT_DATA_SECRET || options.search;
+            let known = self.keys.of(what).clone();
+            let is_missing = known.first().is_none();
+            let is_wanted = is_missing || (is_used && self.is_to_be_changed(what, &known));
+            if !is_wanted {
+                continue;
+            }
+            let (name, made) = (Keys::name(what), new_secret());
             self.report
                 .changed(name, "made, and written to the settings");
-            self.journal.record.supersede(known);
-            lines.push((name, with_old(made, known)));
+            self.journal.record.supersede(&known);
+            let values = with_old(&made, &known);
+            lines.push((name, values.clone()));
+            if !self.dry_run {
+                *self.keys.of_mut(what) = Secrets::parse(&values);
+            }
         }
         self.write_settings(&lines)?;
-        let first = |made: Option<SecretString>, known: &Secrets| {
-            made.or_else(|| known.first().cloned()).unwrap_or_default()
-        };
-        self.client_data_key = first(client_data, &self.config.client_data_key);
-        self.search_data_key = first(search_data, &self.config.search_data_key);
         self.tell_keys(None).await
+    }
+
+    /// Whether a rotation has still to make a new value: the one in the settings is
+    /// that from before.
+    fn is_to_be_changed(&self, what: &str, known: &Secrets) -> bool {
+        let rotating = self.journal.record.rotating.as_ref();
+        let before = rotating.and_then(|rotating| rotating.from_keys.get(what));
+        let first = known
+            .first()
+            .map(|first| digest(first.expose_secret().as_bytes()));
+        before.is_some() && before == first.as_ref()
+    }
+
+    /// Digests of the keys in use.
+    pub(super) fn key_digests(&self) -> BTreeMap<String, String> {
+        let keys = [CLIENT_DATA_SECRET, SEARCH_DATA_SECRET].into_iter();
+        let digests = keys.filter_map(|what| {
+            let first = self.keys.of(what).first()?;
+            Some((what.to_owned(), digest(first.expose_secret().as_bytes())))
+        });
+        digests.collect()
     }
 
     /// Our address answers, with the secrets and not without.
     pub(super) async fn reach(&mut self, options: &Options, targets: &[Target]) -> Outcome<()> {
         let agent = targets.first().map_or("", |target| target.agent.as_str());
         let probe = Probe::new(&options.url)?;
-        let mut reached = probe.client_data(agent, &self.client_data_key).await;
+        let (ring, search) = (
+            self.keys.first(CLIENT_DATA_SECRET),
+            self.keys.first(SEARCH_DATA_SECRET),
+        );
+        let mut reached = probe.client_data(agent, &ring).await;
         if reached.is_ok() && options.search {
-            reached = probe.search_data(agent, &self.search_data_key).await;
+            reached = probe.search_data(agent, &search).await;
         }
         match reached {
             Ok(()) => {
@@ -99,8 +115,8 @@ impl Session {
         };
         let keys = match post_call {
             Some(secret) => json!({"post_call": secret.expose_secret()}),
-            None => json!({"client_data": self.client_data_key.expose_secret(),
-                "search_data": self.search_data_key.expose_secret()}),
+            None => json!({"client_data": self.keys.first(CLIENT_DATA_SECRET).expose_secret(),
+                "search_data": self.keys.first(SEARCH_DATA_SECRET).expose_secret()}),
         };
         let told = Request::new(Method::POST, "keys".to_owned()).with(keys);
         if let Err(error) = operations.send(told).await {
@@ -143,13 +159,15 @@ impl Session {
             since.is_some_and(|since| now - since > OLD_SECRETS_LAST)
         };
         let mut lines = Vec::new();
-        for (name, known) in [
-            ("ELEVENLABS_CLIENT_DATA_KEY", &self.config.client_data_key),
-            ("ELEVENLABS_SEARCH_DATA_KEY", &self.config.search_data_key),
-            ("ELEVENLABS_POST_CALL_KEY", &self.config.post_call_key),
-        ] {
-            let kept: Vec<&[u8]> = known.values().filter(|value| !is_old(value)).collect();
-            if !kept.is_empty() && kept.len() < known.values().count() {
+        for (name, known) in self.keys.each() {
+            // The first is the one in use, however old.
+            let mut values = known.values();
+            let kept: Vec<&[u8]> = values
+                .next()
+                .into_iter()
+                .chain(values.filter(|v| !is_old(v)))
+                .collect();
+            if kept.len() < known.values().count() {
                 lines.push((
                     name,
                     String::from_utf8_lossy(&kept.join(&b',')).into_owned(),
@@ -171,6 +189,51 @@ impl Session {
     }
 }
 
+/// The webhooks' secrets as the settings have them now.
+#[derive(Clone)]
+pub(in crate::cli::setup) struct Keys {
+    pub client_data: Secrets,
+    pub search_data: Secrets,
+    pub post_call: Secrets,
+}
+
+impl Keys {
+    /// The name of the setting.
+    fn name(what: &str) -> &'static str {
+        match what {
+            SEARCH_DATA_SECRET => "ELEVENLABS_SEARCH_DATA_KEY",
+            _ => "ELEVENLABS_CLIENT_DATA_KEY",
+        }
+    }
+
+    fn of(&self, what: &str) -> &Secrets {
+        match what {
+            SEARCH_DATA_SECRET => &self.search_data,
+            _ => &self.client_data,
+        }
+    }
+
+    fn of_mut(&mut self, what: &str) -> &mut Secrets {
+        match what {
+            SEARCH_DATA_SECRET => &mut self.search_data,
+            _ => &mut self.client_data,
+        }
+    }
+
+    /// The value in use from now on.
+    pub fn first(&self, what: &str) -> SecretString {
+        self.of(what).first().cloned().unwrap_or_default()
+    }
+
+    fn each(&self) -> [(&'static str, &Secrets); 3] {
+        [
+            ("ELEVENLABS_CLIENT_DATA_KEY", &self.client_data),
+            ("ELEVENLABS_SEARCH_DATA_KEY", &self.search_data),
+            ("ELEVENLABS_POST_CALL_KEY", &self.post_call),
+        ]
+    }
+}
+
 impl Record {
     /// These values are good for a while, and no longer used.
     pub(super) fn supersede(&mut self, values: &Secrets) {
@@ -188,8 +251,6 @@ pub(super) fn with_old(new: &SecretString, old: &Secrets) -> String {
         old.values()
             .map(|value| String::from_utf8_lossy(value).into_owned()),
     );
-    // More would be tried on whatever strangers send.
-    values.truncate(4);
     values.join(",")
 }
 

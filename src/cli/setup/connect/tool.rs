@@ -16,7 +16,7 @@ impl Session {
         seen: &Seen,
         targets: &[Target],
     ) -> Outcome<String> {
-        let key = self.search_data_key.clone();
+        let key = self.keys.first(SEARCH_DATA_SECRET);
         let secret = self
             .keep_secret(SEARCH_DATA_SECRET, &key, options, seen, targets)
             .await?;

@@ -4,6 +4,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::keys::with_old;
 use super::{NOT_MADE, Options, Seen, UNCONNECTED};
+use crate::cli::setup::journal::Rotation;
 use crate::cli::setup::probe::Probe;
 use crate::cli::setup::{Outcome, Session, Trouble};
 use crate::clients::Webhook;
@@ -17,17 +18,26 @@ impl Session {
         seen: &Seen,
         options: &Options,
     ) -> Outcome<Option<Webhook>> {
-        let known = self.config.webhook_id.as_ref();
-        let known = known.and_then(|id| seen.webhooks.iter().find(|webhook| webhook.id == *id));
         let is_at_our_place = |webhook: &&Webhook| webhook.url == options.url.post_call();
-        if let Some(known) = known {
-            return Ok((options.rotate || !is_at_our_place(&known)).then(|| known.clone()));
+        if let Some(known) = self.known_webhook(seen) {
+            let rotating = self.journal.record.rotating.as_ref();
+            // Another one was made by a rotation that was broken off.
+            let is_to_be_changed = rotating.is_some_and(|r| r.from.as_ref() == Some(&known.id));
+            return Ok((is_to_be_changed || !is_at_our_place(&known)).then(|| known.clone()));
         }
         let mut unknown = seen.webhooks.iter().filter(is_at_our_place);
         let unknown = unknown.find(|webhook| !self.is_lost(webhook));
         match unknown {
             None => Ok(None),
-            Some(webhook) if options.rotate => Ok(Some(webhook.clone())),
+            Some(webhook) if self.rotates => Ok(Some(webhook.clone())),
+            // The secret is that of another webhook, which is gone.
+            Some(webhook) if self.webhook_id.is_some() => Err(Trouble::new(
+                format!(
+                    "the webhook {:?} is not the one whose secret is in the settings; that one is gone",
+                    webhook.name
+                ),
+                "run it with --rotate: a new webhook is made, and takes its place",
+            )),
             Some(webhook) if self.has_entered_secret() => {
                 if webhook.most_recent_failure_error_code == Some(401) {
                     return Err(Trouble::new(
@@ -52,6 +62,44 @@ impl Session {
         }
     }
 
+    /// The webhook whose secret is in the settings.
+    fn known_webhook<'a>(&self, seen: &'a Seen) -> Option<&'a Webhook> {
+        let known = self.webhook_id.as_ref()?;
+        seen.webhooks.iter().find(|webhook| webhook.id == *known)
+    }
+
+    /// A replacement that was broken off: if the settings name another webhook, the
+    /// old one is to be deleted; else it is not replaced.
+    pub(super) fn settle_replacement(&mut self) {
+        let record = &mut self.journal.record;
+        if let Some(old) = record.replacing.take()
+            && self.webhook_id.as_ref() != Some(&old)
+        {
+            record.retired.insert(old);
+        }
+        if let Some(kept) = &self.webhook_id {
+            record.retired.remove(kept);
+        }
+    }
+
+    /// Notes from which webhook on secrets are changed. A rotation that was broken off
+    /// goes on; it makes nothing anew that it has made.
+    pub(super) fn begin_rotation(&mut self, seen: &Seen, options: &Options) {
+        self.rotates = options.rotate || self.journal.record.rotating.is_some();
+        if !options.rotate || self.journal.record.rotating.is_some() {
+            return;
+        }
+        let at_our_place = |webhook: &&Webhook| webhook.url == options.url.post_call();
+        let from = self.known_webhook(seen);
+        let from = from.or_else(|| seen.webhooks.iter().find(at_our_place));
+        let from = from.map(|webhook| webhook.id.clone());
+        // Written with the first new secret, not before.
+        self.journal.record.rotating = Some(Rotation {
+            from,
+            from_keys: self.key_digests(),
+        });
+    }
+
     /// Whether a webhook was made by a run that was broken off before it had the
     /// secret, which is shown once.
     fn is_lost(&self, webhook: &Webhook) -> bool {
@@ -60,7 +108,7 @@ impl Session {
     }
 
     fn has_entered_secret(&self) -> bool {
-        let first = self.config.post_call_key.first();
+        let first = self.keys.post_call.first();
         first.is_some_and(|secret| !secret.expose_secret().starts_with(UNCONNECTED))
     }
 
@@ -74,7 +122,7 @@ impl Session {
     ) -> Outcome<String> {
         let title = format!("webhook {WEBHOOK_NAME}");
         let at_our_place = |webhook: &&Webhook| webhook.url == options.url.post_call();
-        let known = self.config.webhook_id.as_ref();
+        let known = self.webhook_id.as_ref();
         let kept = match (&replaced, known) {
             (Some(_), _) => None,
             (None, Some(id)) => seen.webhooks.iter().find(|webhook| webhook.id == *id),
@@ -93,8 +141,9 @@ impl Session {
                 "there is one for this address; taken over, with the secret in the settings",
             );
             self.write_settings(&[("ELEVENLABS_WEBHOOK_ID", webhook.id.clone())])?;
+            self.webhook_id = Some(webhook.id.clone());
         }
-        let secret = self.config.post_call_key.first().cloned();
+        let secret = self.keys.post_call.first().cloned();
         self.prove_secret(options, &secret.unwrap_or_default())
             .await?;
         let mut wrong = Vec::new();
@@ -156,9 +205,12 @@ impl Session {
         self.journal.record.retries_on = false;
         if let Some(replaced) = &replaced {
             self.journal.record.ours.insert(replaced.id.clone());
-            self.journal.record.retired.insert(replaced.id.clone());
+            self.journal.record.replacing = Some(replaced.id.clone());
         }
         self.journal.save()?;
+        // Its secret is shown once: there has to be a place for it.
+        let names = ["ELEVENLABS_POST_CALL_KEY", "ELEVENLABS_WEBHOOK_ID"];
+        self.env_file.check_writable(&names)?;
         let url = &options.url.post_call();
         let made = self
             .account
@@ -174,14 +226,18 @@ impl Session {
         let made = made.map_err(|e| Trouble::api("a webhook", &e))?;
         // Its secret is shown this once: nothing else comes first.
         let known = match self.has_entered_secret() {
-            true => self.config.post_call_key.clone(),
+            true => self.keys.post_call.clone(),
             false => Secrets::default(),
         };
         self.journal.record.supersede(&known);
+        let values = with_old(&made.secret, &known);
         self.write_settings(&[
-            ("ELEVENLABS_POST_CALL_KEY", with_old(&made.secret, &known)),
+            ("ELEVENLABS_POST_CALL_KEY", values.clone()),
             ("ELEVENLABS_WEBHOOK_ID", made.id.clone()),
         ])?;
+        self.keys.post_call = Secrets::parse(&values);
+        self.webhook_id = Some(made.id.clone());
+        self.settle_replacement();
         let record = &mut self.journal.record;
         record.making.remove("webhook");
         record.ours.insert(made.id.clone());
