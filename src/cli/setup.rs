@@ -7,6 +7,7 @@ mod journal;
 pub(super) mod probe;
 mod remove;
 mod report;
+mod requests;
 pub(super) mod targets;
 
 use std::fmt;

@@ -58,23 +58,7 @@ impl Service {
             settings.retain(|(n, _)| n != name);
             settings.push((name, (*value).to_owned()));
         }
-        let log = Arc::default();
-        let (child, base, ops) = spawn(folder.path(), &settings, &log).await;
-        let http = elaoms::clients::client_builder()
-            .no_proxy()
-            .timeout(Duration::from_secs(60))
-            .build()
-            .unwrap();
-        Self {
-            upstream,
-            base,
-            ops,
-            http,
-            folder,
-            settings,
-            child,
-            log,
-        }
+        Self::launch(upstream, folder, settings).await
     }
 
     /// With its settings in `.env`, as users have them, and on addresses that stay.
@@ -101,6 +85,14 @@ impl Service {
             .collect();
         std::fs::write(folder.path().join(".env"), format!("# Mine\n{text}")).unwrap();
         let settings = vec![("NO_PROXY", "127.0.0.1".to_owned())];
+        Self::launch(upstream, folder, settings).await
+    }
+
+    async fn launch(
+        upstream: Upstream,
+        folder: TempDir,
+        settings: Vec<(&'static str, String)>,
+    ) -> Self {
         let log = Arc::default();
         let (child, base, ops) = spawn(folder.path(), &settings, &log).await;
         let http = elaoms::clients::client_builder()

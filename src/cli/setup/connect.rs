@@ -95,11 +95,7 @@ impl Session {
         }
         let targets = targets::read(&self.account, &ids, &seen.agents, &seen.numbers).await?;
         if !self.dry_run {
-            let allowed = self
-                .account
-                .ask(|api| async move { api.may_write(true).await })
-                .await;
-            allowed.map_err(|e| Trouble::api("writing", &e))?;
+            self.may_write().await?;
         }
         self.own(options);
         self.make_secrets(options).await?;

@@ -24,11 +24,7 @@ impl Session {
             .await;
         let listed = listed.map_err(|e| Trouble::api("agents", &e))?;
         if !self.dry_run {
-            let allowed = self
-                .account
-                .ask(|api| async move { api.may_write(true).await })
-                .await;
-            allowed.map_err(|e| Trouble::api("writing", &e))?;
+            self.may_write().await?;
         }
         for key in self
             .journal
@@ -129,15 +125,7 @@ impl Session {
                 .map(|(change, before)| (&*change.path, before.clone())),
         );
         let agent = &target.agent;
-        for patch in [&emptied, &whole] {
-            if *patch != json!({}) {
-                let patched = self
-                    .account
-                    .ask(|api| async move { api.patch_agent(agent, branch, patch).await })
-                    .await;
-                patched.map_err(|e| Trouble::api("the settings of an agent", &e))?;
-            }
-        }
+        self.patch_agent(agent, branch, [&emptied, &whole]).await?;
         self.refresh(target.agent.as_str()).await;
         Ok(())
     }
@@ -201,11 +189,7 @@ impl Session {
         if known.is_empty() {
             return Ok(());
         }
-        let now = self
-            .account
-            .ask(|api| async move { api.workspace_settings().await })
-            .await;
-        let mut whole = now.map_err(|e| Trouble::api("the workspace's settings", &e))?;
+        let mut whole = self.workspace().await?;
         let mut names = Vec::new();
         for change in &known {
             if let Restored::To(before) = self.restored(change, &whole) {
@@ -214,12 +198,7 @@ impl Session {
             }
         }
         if !names.is_empty() {
-            let whole = &whole;
-            let patched = self
-                .account
-                .ask(|api| async move { api.patch_workspace_settings(whole).await })
-                .await;
-            patched.map_err(|e| Trouble::api("the workspace's settings", &e))?;
+            self.replace_workspace(&whole).await?;
             self.report
                 .changed("workspace", format!("as before: {}", names.join(", ")));
         }
@@ -258,11 +237,7 @@ impl Session {
         let webhooks = webhooks.map_err(|e| Trouble::api("webhooks", &e))?;
         for webhook in webhooks {
             if self.journal.record.ours.contains(&webhook.id) {
-                let id = &webhook.id;
-                let gone = self
-                    .account
-                    .ask(|api| async move { api.delete_webhook(id).await })
-                    .await;
+                let gone = self.delete_webhook(&webhook.id).await;
                 left += u32::from(!self.told("webhook", gone));
             }
         }

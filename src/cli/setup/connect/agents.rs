@@ -52,17 +52,8 @@ impl Session {
                 _ => change.after.clone(),
             };
         }
-        let whole = &whole;
-        let patched = self
-            .account
-            .ask(|api| async move { api.patch_workspace_settings(whole).await })
-            .await;
-        patched.map_err(|e| Trouble::api("the workspace's settings", &e))?;
-        let now = self
-            .account
-            .ask(|api| async move { api.workspace_settings().await })
-            .await;
-        let now = now.map_err(|e| Trouble::api("the workspace's settings", &e))?;
+        self.replace_workspace(&whole).await?;
+        let now = self.workspace().await?;
         match workspace_changes(&now, wanted).as_slice() {
             [] => Ok(now),
             left => Err(not_taken("the workspace", left)),
@@ -142,17 +133,7 @@ impl Session {
                 .map(|change| (&*change.path, change.after.clone())),
         );
         let (agent, branch) = (&target.agent, target.branch_id());
-        for patch in [&emptied, &whole] {
-            if patch.as_object().is_some_and(serde_json::Map::is_empty) {
-                continue;
-            }
-            let patched = self
-                .account
-                .ask(|api| async move { api.patch_agent(agent, branch, patch).await })
-                .await;
-            patched.map_err(|e| Trouble::api("the settings of an agent", &e))?;
-        }
-        Ok(())
+        self.patch_agent(agent, branch, [&emptied, &whole]).await
     }
 
     /// What refers to a webhook or address that was ours is nobody else's.

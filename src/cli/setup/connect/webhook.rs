@@ -195,10 +195,7 @@ impl Session {
             .map(|webhook| webhook.id.clone())
             .collect();
         for id in &lost {
-            let deleted = self
-                .account
-                .ask(|api| async move { api.delete_webhook(id).await })
-                .await;
+            let deleted = self.delete_webhook(id).await;
             deleted.map_err(|e| Trouble::api("a webhook whose secret was lost", &e))?;
         }
         self.journal.record.making.insert("webhook".to_owned());
@@ -290,10 +287,7 @@ impl Session {
         }
         for id in &self.journal.record.retired.clone() {
             if seen.webhooks.iter().any(|webhook| webhook.id == *id) {
-                let deleted = self
-                    .account
-                    .ask(|api| async move { api.delete_webhook(id).await })
-                    .await;
+                let deleted = self.delete_webhook(id).await;
                 if let Err(error) = deleted {
                     self.report.warn(
                         "the old webhook",
