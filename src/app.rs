@@ -19,9 +19,8 @@ use crate::clients::{ElevenLabs, OpenAi, OpenMemory};
 use crate::compute::Compute;
 use crate::config::{Config, Services};
 use crate::domain::caller_rules::CallerRules;
-use crate::figures::Figures;
 use crate::http::{self, AdminState, Connections, Limits, OpsState, PublicState};
-use crate::metric_definitions::Metrics;
+use crate::metric_definitions::{Figures, Metrics};
 use crate::secrets::{AdminKey, KeySet, WebhookKeys};
 use crate::store::{
     Archive, Database, Ledger, MemoryStore, OpenMemoryStore, Register, SqliteDatabase,

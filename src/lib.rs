@@ -12,7 +12,6 @@
 //! - [`compute`]: threads for what keeps a processor busy.
 //! - [`store`]: what is kept, as two traits and their backends.
 //! - [`clients`]: other people's HTTP APIs.
-//! - [`figures`]: what is reported by day.
 //! - `account`: an ElevenLabs account, asked with patience.
 //! - `log_events`: the log lines that people search for.
 //! - [`domain`]: the rules, without I/O. Everything points here; it points nowhere.
@@ -28,7 +27,6 @@ pub mod clients;
 pub mod compute;
 pub mod config;
 pub mod domain;
-pub mod figures;
 pub mod http;
 mod log_events;
 pub mod metric_definitions;

@@ -5,6 +5,7 @@
 //! label. Handles are resolved once; counting is one atomic operation.
 
 mod descriptions;
+mod figures;
 mod labels;
 
 use std::marker::PhantomData;
@@ -12,8 +13,7 @@ use std::marker::PhantomData;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram, with_local_recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::figures::Figures;
-
+pub use figures::Figures;
 pub use labels::{
     ActorKind, CacheResult, CallOutcome, Dropped, Endpoint, Label, OpenAiOutcome, Pool, Reconciled,
     RingOutcome, SearchOutcome, Status, Tier, TierResult, TokenKind, WebhookState,

@@ -63,6 +63,8 @@ const MAX_UNUSABLE: u32 = 5;
 
 /// A call that was received so long after its start was fetched.
 const OLD_CALL: SignedDuration = SignedDuration::from_hours(3);
+/// By so much the wait for newer calls grows at most.
+const MOST_WAITS: u32 = 6;
 /// Until a greeting is tried again that waits for newer calls.
 const WAIT_FOR_NEWER: Duration = Duration::from_secs(10);
 
@@ -438,7 +440,9 @@ impl Pipeline {
             }
             Failure::Waits => {
                 return Some(Settlement::Retry {
-                    run_at: Timestamp::now() + WAIT_FOR_NEWER,
+                    // Longer each time: there may be as many as callers.
+                    run_at: Timestamp::now()
+                        + WAIT_FOR_NEWER * (event.attempts + 1).min(MOST_WAITS),
                     error: "newer calls of its caller may follow".into(),
                     cause: RetryCause::Outage,
                 });

@@ -584,6 +584,11 @@ async fn a_service_moves_from_sqlite_to_postgresql_with_all_it_has() {
         let (status, text) = service.run(&arguments).await;
         assert!(status == 0 && text.contains(copied), "{text}");
     }
+    let figures = "SELECT count(*) || ' ' || sum(value) FROM figures";
+    let counted = server.query("fleet", figures).await;
+    let numbers =
+        ["count(*)", "sum(value)"].map(|of| service.query(&format!("SELECT {of} FROM figures")));
+    assert_eq!(counted, format!("{} {}", numbers[0], numbers[1]));
     service.set(
         "OPENAI_BASE_URL",
         &format!("http://{}/v1", service.upstream.addr),

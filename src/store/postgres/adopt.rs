@@ -85,7 +85,24 @@ pub async fn move_ledger(from: &SqliteDatabase, to: &PostgresDatabase) -> Result
         moved.agents += 1;
         target.save_agent(agent).await?;
     }
+    if let Some(until) = source.reconciled_until().await? {
+        target.set_reconciled_until(until).await?;
+    }
+    copy_figures(&source, &target).await?;
     Ok(moved)
+}
+
+/// What is counted by day. What is there was copied before, and is not added again.
+async fn copy_figures(from: &SqliteLedger, to: &PostgresLedger) -> Result<()> {
+    let all = String::new;
+    let there = to.figures(all()).await?;
+    for (day, name, value) in from.figures(all()).await? {
+        let is_there = there.iter().any(|(d, n, _)| *d == day && *n == name);
+        if !is_there {
+            to.add_figures(day, vec![(name, value)]).await?;
+        }
+    }
+    Ok(())
 }
 
 /// A target that has served since it was copied to knows better: what was erased

@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::{CallOutcome, Label, RingOutcome};
 use crate::domain::report::{self, Figure, RING_BOUNDS_MICROS};
-use crate::metric_definitions::{CallOutcome, Label, RingOutcome};
 
 /// Counters since they were last taken. Counting is one atomic operation.
 #[derive(Debug)]
