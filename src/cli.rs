@@ -20,7 +20,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::clients::use_our_cryptography;
-use crate::config::{ConfigError, Environment, Services};
+use crate::config::{ConfigError, Environment, SETTINGS_FILE, Services};
 
 /// The exit status for a configuration that cannot be used (`EX_CONFIG`).
 const EXIT_CONFIG: u8 = 78;
@@ -128,7 +128,17 @@ fn load<T>(
     settings: impl FnOnce(&Environment) -> Result<T, ConfigError>,
 ) -> Result<T, ExitCode> {
     let env = Environment::load(file).map_err(|e| refuse_config(&e))?;
-    settings(&env).map_err(|e| refuse_config(&e))
+    settings(&env).map_err(|e| {
+        let code = refuse_config(&e);
+        if file.is_none() && !Path::new(SETTINGS_FILE).exists() {
+            let folder = std::env::current_dir().unwrap_or_default();
+            eprintln!(
+                "There is no {SETTINGS_FILE} in {}: elaoms init writes one, with secrets of its own.",
+                folder.display()
+            );
+        }
+        code
+    })
 }
 
 /// The settings of commands that work on the stores.

@@ -231,15 +231,38 @@ impl Reconciler {
         self.shared.progress().clone()
     }
 
-    /// Set-up has put us somewhere else. False without `ELEVENLABS_API_KEY`.
+    /// Set-up has put us somewhere else.
+    pub fn move_to(&self, place: Place) {
+        if let Some(connection) = &self.shared.connection {
+            connection.move_to(place);
+            self.agents_changed();
+        }
+    }
+
+    /// Where we are.
     #[must_use]
-    pub fn move_to(&self, place: Place) -> bool {
+    pub fn place(&self) -> Place {
+        let connection = self.shared.connection.as_ref();
+        let place = connection.and_then(Connection::place);
+        place.map(|place| (*place).clone()).unwrap_or_default()
+    }
+
+    /// Whether ElevenLabs can be asked with the key that we have.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn try_account(&self) -> std::result::Result<(), String> {
         let Some(connection) = &self.shared.connection else {
-            return false;
+            return Err(ReconcileError::NoKey.to_string());
         };
-        connection.move_to(place);
-        self.agents_changed();
-        true
+        let asked = connection
+            .account
+            .ask(|api| async move { api.workspace_settings().await });
+        match timeout(CONFIRMATION, asked).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no answer in time".to_owned()),
+        }
     }
 
     /// An agent's settings have changed: which are connected is read anew.

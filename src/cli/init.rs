@@ -96,7 +96,7 @@ fn write(path: &Path) -> Result<Output, String> {
     writeln!(
         output,
         "\nThen start the service, with a reverse proxy for HTTPS in front of it, and connect your agents:\n\
-         \n  elaoms {with}serve\n  elaoms {with}setup --url https://your.host --agent AGENT_ID"
+         \n  elaoms {with}serve\n  elaoms {with}setup --url https://your.host     (choose the agents from a list, or give --agent or --all-agents)"
     );
     Ok(output)
 }

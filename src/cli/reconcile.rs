@@ -134,6 +134,14 @@ fn report(progress: &Value, is_own: bool) -> ExitCode {
     let mut output = Output::new();
     let number = |name: &str| progress[name].as_u64().unwrap_or_default();
     let is_dry = progress["dry_run"] == true;
+    let is_done = progress["state"] == "done";
+    if !is_done && number("listed") == 0 {
+        let error = progress["error"]
+            .as_str()
+            .unwrap_or("it was broken off by a restart");
+        eprintln!("elaoms: {error}");
+        return output.status(false);
+    }
     writeln!(
         output,
         "{} calls of {} agents since {}: {} were known, {} {}.",
@@ -176,7 +184,6 @@ fn report(progress: &Value, is_own: bool) -> ExitCode {
             "No service runs: they are learned when it is started."
         );
     }
-    let is_done = progress["state"] == "done";
     if !is_done {
         let error = progress["error"]
             .as_str()

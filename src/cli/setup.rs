@@ -154,6 +154,9 @@ pub(super) async fn run(arguments: SetupArguments, file: Option<&Path>) -> ExitC
         return failed(&trouble);
     }
     match (session.report.changes(), dry_run) {
+        (0, _) if session.report.has_warnings() => {
+            writeln!(output, "Nothing was changed; see the warnings.");
+        }
         (0, _) => writeln!(output, "Nothing had to change."),
         (_, true) => writeln!(output, "Nothing was written: it was a dry run."),
         (_, false) => {}

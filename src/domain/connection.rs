@@ -37,6 +37,8 @@ pub enum PublicUrlError {
         "ElevenLabs calls HTTPS only; put a reverse proxy with a certificate in front of the service"
     )]
     NotHttps,
+    #[error("give it without /webhook/…, which is added")]
+    WithWebhook,
     #[error("it must not hold a user, a password, a query or a fragment")]
     TooMuch,
 }
@@ -63,6 +65,9 @@ impl PublicUrl {
             && url.fragment().is_none();
         if !is_bare {
             return Err(PublicUrlError::TooMuch);
+        }
+        if url.path().contains("/webhook") {
+            return Err(PublicUrlError::WithWebhook);
         }
         Ok(Self(url.as_str().trim_end_matches('/').to_owned()))
     }
@@ -171,6 +176,10 @@ mod tests {
             ("http://127.0.0.1.example.org", PublicUrlError::NotHttps),
             ("https://me:secret@your.host", PublicUrlError::TooMuch),
             ("https://your.host/?a=1", PublicUrlError::TooMuch),
+            (
+                "https://your.host/webhook/client-data",
+                PublicUrlError::WithWebhook,
+            ),
         ] {
             assert_eq!(PublicUrl::parse(wrong), Err(why), "{wrong}");
         }

@@ -757,6 +757,7 @@ async fn a_check_looks_at_the_account_as_it_is() {
         "PASS client-data",
         "PASS search-data",
         "PASS post-call",
+        "PASS running service",
         "PASS search tool",
         "WARN agent Luigi",
         "PASS agent Margaret",
@@ -796,6 +797,7 @@ async fn a_check_looks_at_the_account_as_it_is() {
         "PASS client-data",
         "PASS search-data",
         "PASS post-call",
+        "PASS running service",
         "WARN search tool",
         "WARN agent Luigi",
         "WARN agent Margaret",
@@ -877,4 +879,58 @@ async fn a_new_installation_begins_with_secrets_of_its_own() {
         assert_eq!(value(&env, name).len(), 43, "{name}");
         assert_ne!(value(&env, name), value(&workshop.env(), name));
     }
+}
+
+#[tokio::test]
+async fn a_mistyped_address_changes_nothing() {
+    let workshop = Workshop::start().await;
+    workshop.set_up(&["--all-agents"]).await;
+    let (env, account) = (workshop.env(), workshop.account.with(|s| s.account()));
+    let journal = std::fs::read(workshop.service.path(".elaoms-setup.json")).unwrap();
+    let (status, text) = workshop
+        .service
+        .run(&["setup", "--url", "http://127.0.0.1:1"])
+        .await;
+    assert!(
+        status == 1 && text.contains(&workshop.service.base),
+        "{text}"
+    );
+    assert_eq!(workshop.env(), env);
+    assert_eq!(workshop.account.with(|s| s.account()), account);
+    assert_eq!(
+        std::fs::read(workshop.service.path(".elaoms-setup.json")).unwrap(),
+        journal
+    );
+}
+
+#[tokio::test]
+async fn settings_in_the_environment_are_told_before_anything_is_changed() {
+    let workshop = Workshop::start().await;
+    workshop.set_up(&["--all-agents"]).await;
+    let (env, account) = (workshop.env(), workshop.account.with(|s| s.account()));
+    let key = workshop.setting("ELEVENLABS_POST_CALL_KEY");
+    let mut settings = workshop.service.settings().to_vec();
+    settings.push(("ELEVENLABS_POST_CALL_KEY", key));
+    let folder = workshop.service.path("");
+    let mut command = crate::service::command(&folder, &settings);
+    let done = command.args(["setup", "--rotate"]).output().await.unwrap();
+    let text = String::from_utf8([done.stdout, done.stderr].concat()).unwrap();
+    assert!(
+        !done.status.success() && text.contains("is set in the environment"),
+        "{text}"
+    );
+    assert_eq!(workshop.env(), env);
+    assert_eq!(workshop.account.with(|s| s.account()), account);
+}
+
+#[tokio::test]
+async fn a_service_with_another_key_for_elevenlabs_is_told() {
+    let workshop = Workshop::start_with(&[("ELEVENLABS_API_KEY", "xi-key-that-is-wrong")]).await;
+    let text = workshop.set_up(&["--all-agents"]).await;
+    assert!(text.contains("cannot ask ElevenLabs"), "{text}");
+    let (status, found, all) = workshop.check().await;
+    assert!(
+        status == 1 && found.contains(&"FAIL running service".to_owned()),
+        "{all}"
+    );
 }

@@ -4,11 +4,13 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use reqwest::Method;
 use secrecy::SecretString;
 use serde_json::Value;
 
 use super::Finding;
 use crate::account::Account;
+use crate::cli::admin::{Operations, Request, reachable};
 use crate::cli::setup::Trouble;
 use crate::cli::setup::probe::Probe;
 use crate::cli::setup::targets::{self, Selection, Target};
@@ -99,6 +101,7 @@ impl Check {
             .map_or("", |target| target.agent.as_str())
             .to_owned();
         self.probes(&agent).await;
+        self.service().await;
         self.tool(&tools);
         let mut connected = 0;
         for target in &targets {
@@ -140,9 +143,6 @@ impl Check {
         }
         if webhook.retry_enabled == Some(false) {
             wrong.push("has no retries: what ends while the service restarts is lost".to_owned());
-        }
-        if webhook.usage.as_ref().is_some_and(Vec::is_empty) {
-            wrong.push("is attached to no agent and not to the workspace".to_owned());
         }
         if wrong.is_empty() {
             let retries = match webhook.retry_enabled {
@@ -206,6 +206,40 @@ impl Check {
             None => Err(missing("ELEVENLABS_POST_CALL_KEY")),
         };
         self.probed("post-call", &self.url.post_call(), event);
+    }
+
+    /// The service that runs here has the settings as they are now.
+    async fn service(&mut self) {
+        const WHAT: &str = "running service";
+        const RESTART: &str = "restart it, so that it reads the settings as they are now";
+        let addr = reachable(self.config.ops_addr);
+        let operations = match Operations::of_running(addr, self.config.admin_keys.first()).await {
+            Some(Ok(operations)) => operations,
+            Some(Err(error)) => {
+                let remedy = "set ADMIN_KEY, and restart the service";
+                return self.found.push(Finding::warn(WHAT, error, remedy));
+            }
+            // It runs elsewhere.
+            None => return,
+        };
+        let route = Request::new(Method::GET, "connection".to_owned());
+        self.found.push(match operations.send(route).await {
+            Err(error) => Finding::warn(WHAT, error, RESTART),
+            Ok(answer) if answer["elevenlabs"].is_string() => Finding::fail(
+                WHAT,
+                format!(
+                    "cannot ask ElevenLabs: {}; declared variables are not filled in, and calls that never came not \
+                     fetched",
+                    answer["elevenlabs"].as_str().unwrap_or_default()
+                ),
+                "correct ELEVENLABS_API_KEY, and restart it",
+            ),
+            Ok(answer) if answer["webhook_id"].as_str() != self.config.webhook_id.as_deref() => {
+                let reason = "watches another webhook than that of the settings";
+                Finding::warn(WHAT, reason, RESTART)
+            }
+            Ok(_) => Finding::pass(WHAT, "can ask ElevenLabs, and watches the webhook"),
+        });
     }
 
     fn probed(

@@ -26,6 +26,13 @@ pub(in crate::cli) use keys::new_secret;
 pub(in crate::cli) const UNCONNECTED: &str = "unconnected-";
 /// How long a replaced secret stays good: ElevenLabs redelivers for 40 minutes.
 const OLD_SECRETS_LAST: i64 = 2 * 3600;
+/// The settings that may get another value.
+const WRITTEN: [&str; 4] = [
+    "ELEVENLABS_CLIENT_DATA_KEY",
+    "ELEVENLABS_SEARCH_DATA_KEY",
+    "ELEVENLABS_POST_CALL_KEY",
+    "ELEVENLABS_WEBHOOK_ID",
+];
 /// In the place of what a dry run does not make.
 const NOT_MADE: &str = "(new)";
 
@@ -97,7 +104,10 @@ impl Session {
         if !self.dry_run {
             self.may_write().await?;
         }
-        self.own(options);
+        let makes_webhook = replaced.is_some() || self.known_webhook(&seen).is_none();
+        if !self.dry_run && (self.rotates || makes_webhook) {
+            self.env_file.check_writable(&WRITTEN)?;
+        }
         self.make_secrets(options).await?;
         self.reach(options, &targets).await?;
 
@@ -146,7 +156,7 @@ impl Session {
     }
 
     /// Notes what is ours.
-    fn own(&mut self, options: &Options) {
+    pub(super) fn own(&mut self, options: &Options) {
         let record = &mut self.journal.record;
         let old = record.url.replace(options.url.to_string());
         for url in old.into_iter().chain([options.url.to_string()]) {

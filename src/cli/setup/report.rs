@@ -40,6 +40,10 @@ impl Report {
         changed.count()
     }
 
+    pub fn has_warnings(&self) -> bool {
+        self.rows.iter().any(|row| row.0 == Mark::Warning)
+    }
+
     pub fn print(&self, output: &mut Output) {
         let widths = self.rows.iter().map(|row| row.1.chars().count());
         let width = widths.max().unwrap_or_default().min(40);

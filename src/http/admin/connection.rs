@@ -1,5 +1,5 @@
-//! `PUT /admin/connection`: where we are at ElevenLabs, until the service ends. What
-//! is to stay is in its settings.
+//! `/admin/connection`: where we are at ElevenLabs. What is put here lasts until the
+//! service ends; what is to stay is in its settings.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -8,7 +8,7 @@ use warp::filters::BoxedFilter;
 use warp::{Filter, path};
 
 use super::audit::Operator;
-use super::{ApiError, Response, error};
+use super::{ApiError, Response, error, finish};
 use crate::actors::Place;
 use crate::domain::connection::PublicUrl;
 use crate::http::body;
@@ -22,7 +22,12 @@ struct Wanted {
 }
 
 pub(super) fn routes(admin: &BoxedFilter<(Operator,)>) -> BoxedFilter<(Response,)> {
-    admin
+    let show = admin
+        .clone()
+        .and(path!("connection"))
+        .and(warp::get())
+        .then(async |operator: Operator| finish(async { Ok(shown(&operator).await) }).await);
+    let connect = admin
         .clone()
         .and(path!("connection"))
         .and(warp::put())
@@ -35,8 +40,8 @@ pub(super) fn routes(admin: &BoxedFilter<(Operator,)>) -> BoxedFilter<(Response,
                 }
                 Err(error) => error.into_response(),
             },
-        )
-        .boxed()
+        );
+    show.or(connect).unify().boxed()
 }
 
 async fn connect(operator: Operator, body: Bytes) -> Result<Response, ApiError> {
@@ -49,6 +54,17 @@ async fn connect(operator: Operator, body: Bytes) -> Result<Response, ApiError> 
         public_url: public_url.map_err(|why| ApiError::Invalid(format!("public_url: {why}")))?,
         webhook_id: wanted.webhook_id.filter(|id| !id.is_empty()),
     };
-    let moved = operator.state.reconciler.move_to(place);
-    Ok(error::json(&json!({"connected": moved})))
+    operator.state.reconciler.move_to(place);
+    Ok(shown(&operator).await)
+}
+
+/// Where we are, and why ElevenLabs cannot be asked, if so.
+async fn shown(operator: &Operator) -> Response {
+    let reconciler = &operator.state.reconciler;
+    let place = reconciler.place();
+    error::json(&json!({
+        "public_url": place.public_url.map(|url| url.to_string()),
+        "webhook_id": place.webhook_id,
+        "elevenlabs": reconciler.try_account().await.err(),
+    }))
 }

@@ -22,7 +22,7 @@ impl Session {
     /// Secrets that are missing, or to be changed, are made and written down
     /// before anybody uses them.
     pub(super) async fn make_secrets(&mut self, options: &Options) -> Outcome<()> {
-        let mut lines: Vec<(&str, String)> = vec![("PUBLIC_URL", options.url.to_string())];
+        let mut lines: Vec<(&str, String)> = Vec::new();
         for what in [CLIENT_DATA_SECRET, SEARCH_DATA_SECRET] {
             // What agents do not use is not changed: nobody would tell ElevenLabs.
             let is_used = what == CLIENT_DATA_SECRET || options.search;
@@ -83,14 +83,22 @@ impl Session {
             Ok(()) => {
                 let how = "answers with the key, and refuses without";
                 self.report.kept(options.url.to_string(), how);
-                Ok(())
+                // Not before: a mistyped one would be taken for ours.
+                self.own(options);
+                self.write_settings(&[("PUBLIC_URL", options.url.to_string())])
             }
             Err((reason, remedy)) if self.dry_run => {
                 self.report
                     .warn(options.url.to_string(), format!("{reason}\n{remedy}"));
                 Ok(())
             }
-            Err((reason, remedy)) => Err(Trouble::new(reason, remedy)),
+            Err((reason, remedy)) => match &self.config.public_url {
+                Some(before) if *before != options.url => Err(Trouble::new(
+                    format!("{reason}\nThe address before was {before}; nothing was changed."),
+                    remedy,
+                )),
+                _ => Err(Trouble::new(reason, remedy)),
+            },
         }
     }
 
@@ -138,11 +146,15 @@ impl Session {
         let place = json!({"public_url": url.map(ToString::to_string), "webhook_id": webhook});
         let told = Request::new(Method::PUT, "connection".to_owned()).with(place);
         match operations.send(told).await {
-            Ok(answer) if answer["connected"] == false => self.report.warn(
-                "the running service",
-                "has no ELEVENLABS_API_KEY: it cannot fetch calls that never came, nor watch the webhook",
-            ),
-            Ok(_) => {}
+            Ok(answer) => {
+                if let Some(error) = answer["elevenlabs"].as_str() {
+                    let error = format!(
+                        "cannot ask ElevenLabs ({error}): it neither knows which variables agents declare, nor fetches \
+                         calls that never came; correct ELEVENLABS_API_KEY, and restart it"
+                    );
+                    self.report.warn("the running service", error);
+                }
+            }
             Err(error) => self.report.warn("the running service", error),
         }
     }

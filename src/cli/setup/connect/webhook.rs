@@ -3,7 +3,7 @@
 use secrecy::{ExposeSecret, SecretString};
 
 use super::keys::with_old;
-use super::{NOT_MADE, Options, Seen, UNCONNECTED};
+use super::{NOT_MADE, Options, Seen, UNCONNECTED, WRITTEN};
 use crate::cli::setup::journal::Rotation;
 use crate::cli::setup::probe::Probe;
 use crate::cli::setup::{Outcome, Session, Trouble};
@@ -63,7 +63,7 @@ impl Session {
     }
 
     /// The webhook whose secret is in the settings.
-    fn known_webhook<'a>(&self, seen: &'a Seen) -> Option<&'a Webhook> {
+    pub(super) fn known_webhook<'a>(&self, seen: &'a Seen) -> Option<&'a Webhook> {
         let known = self.webhook_id.as_ref()?;
         seen.webhooks.iter().find(|webhook| webhook.id == *known)
     }
@@ -162,8 +162,13 @@ impl Session {
             self.report.kept(title.clone(), "enabled, with retries");
         } else {
             self.enable_webhook(&webhook.id).await?;
+            let how = if self.dry_run {
+                "to be corrected"
+            } else {
+                "corrected"
+            };
             self.report
-                .changed(title.clone(), format!("{}: corrected", wrong.join(", ")));
+                .changed(title.clone(), format!("{}: {how}", wrong.join(", ")));
         }
         if webhook.most_recent_failure_error_code == Some(401) {
             self.report.warn(
@@ -206,8 +211,7 @@ impl Session {
         }
         self.journal.save()?;
         // Its secret is shown once: there has to be a place for it.
-        let names = ["ELEVENLABS_POST_CALL_KEY", "ELEVENLABS_WEBHOOK_ID"];
-        self.env_file.check_writable(&names)?;
+        self.env_file.check_writable(&WRITTEN)?;
         let url = &options.url.post_call();
         let made = self
             .account
