@@ -1,9 +1,11 @@
 //! What ELAOMS wants of an ElevenLabs account, and how far the account is from it.
 //!
 //! - here: the address, names, and the tool for searches;
+//! - [`change`]: a setting that has to become another;
 //! - [`settings`]: what is wanted of an agent, or of the whole workspace, as
 //!   changes of the settings that ElevenLabs has now.
 
+mod change;
 mod settings;
 
 use std::fmt;
@@ -11,7 +13,8 @@ use std::fmt;
 use serde_json::{Value, json};
 use url::Url;
 
-pub use settings::{Change, Scope, Setting, Wanted, agent_changes, merged, workspace_changes};
+pub use change::{Change, Setting, merged};
+pub use settings::{Scope, Wanted, agent_changes, workspace_changes};
 
 /// The name of our post-call webhook.
 pub const WEBHOOK_NAME: &str = "ELAOMS";
