@@ -934,3 +934,40 @@ async fn a_service_with_another_key_for_elevenlabs_is_told() {
         "{all}"
     );
 }
+
+#[tokio::test]
+async fn what_was_connected_by_hand_is_taken_over_and_left_as_it_was() {
+    let workshop = Workshop::start().await;
+    let base = workshop.service.base.clone();
+    workshop.account.with(|s| {
+        let secret = "wsec_entered-by-hand".to_owned();
+        s.signing.insert("wh_by_hand".into(), secret);
+        s.webhooks.insert("wh_by_hand".into(), json!({"webhook_id": "wh_by_hand", "name": "Mine", "retry_enabled": false,
+            "webhook_url": format!("{base}/webhook/post-call"), "is_disabled": false, "is_auto_disabled": false}));
+        let agent = s.agents.get_mut(AGENT).unwrap().values_mut().next().unwrap();
+        let overrides = &mut agent["platform_settings"]["workspace_overrides"];
+        overrides["webhooks"]["post_call_webhook_id"] = "wh_by_hand".into();
+    });
+    let env = workshop
+        .env()
+        .replace("unconnected-0123456789abcdef", "wsec_entered-by-hand");
+    std::fs::write(workshop.service.path(".env"), env).unwrap();
+    let before = workshop.account.agent(AGENT);
+    let text = workshop.set_up(&["--agent", AGENT]).await;
+    assert!(
+        text.contains("taken over") && text.contains("had no retries: corrected"),
+        "{text}"
+    );
+    assert_eq!(workshop.deliver(AGENT, "conv_1").await, 200);
+    let (status, text) = workshop.service.run(&["setup", "--remove"]).await;
+    assert_eq!(status, 0, "{text}");
+    assert!(
+        workshop
+            .account
+            .with(|s| s.webhooks.contains_key("wh_by_hand"))
+    );
+    let mut after = workshop.account.agent(AGENT);
+    after["conversation_config"]["agent"]["dynamic_variables"]["dynamic_variable_placeholders"] =
+        json!({});
+    assert_eq!(after, before);
+}

@@ -23,6 +23,9 @@ pub(super) struct Record {
     pub url: Option<String>,
     /// Every webhook of ours that agents may refer to, and addresses we had.
     pub ours: BTreeSet<String>,
+    /// Webhooks that we made, or replaced: one that was there before, and is used, is not
+    /// deleted with the rest.
+    pub made_webhooks: BTreeSet<String>,
     /// Webhooks of ours that others have replaced, to be deleted.
     pub retired: BTreeSet<String>,
     /// Where the webhooks are attached.

@@ -143,17 +143,12 @@ impl Session {
                 let refers = now["url"].as_str().or(now["post_call_webhook_id"].as_str());
                 let is_ours =
                     refers.is_some_and(|refers| self.journal.record.ours.contains(refers));
-                let before = &change.before;
-                let before = before["url"]
-                    .as_str()
-                    .or(before["post_call_webhook_id"].as_str());
-                // Another of ours, which is gone or going.
-                let was_ours =
-                    before.is_some_and(|before| self.journal.record.ours.contains(before));
+                // One that is deleted with the rest, or was when another took its place.
+                let before = change.before["post_call_webhook_id"].as_str();
+                let goes = before.is_some_and(|id| self.journal.record.made_webhooks.contains(id));
                 match (is_ours, change.setting) {
                     (false, _) => Restored::Already,
-                    (true, Setting::ClientDataWebhook) if was_ours => Restored::To(Value::Null),
-                    (true, Setting::PostCallWebhook) if was_ours || change.before.is_null() => {
+                    (true, Setting::PostCallWebhook) if goes || change.before.is_null() => {
                         Restored::To(json!({"post_call_webhook_id": null}))
                     }
                     (true, _) => Restored::To(change.before.clone()),
@@ -236,7 +231,7 @@ impl Session {
             .await;
         let webhooks = webhooks.map_err(|e| Trouble::api("webhooks", &e))?;
         for webhook in webhooks {
-            if self.journal.record.ours.contains(&webhook.id) {
+            if self.journal.record.made_webhooks.contains(&webhook.id) {
                 let gone = self.delete_webhook(&webhook.id).await;
                 left += u32::from(!self.told("webhook", gone));
             }

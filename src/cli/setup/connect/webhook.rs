@@ -75,6 +75,7 @@ impl Session {
         if let Some(old) = record.replacing.take()
             && self.webhook_id.as_ref() != Some(&old)
         {
+            record.made_webhooks.insert(old.clone());
             record.retired.insert(old);
         }
         if let Some(kept) = &self.webhook_id {
@@ -242,6 +243,7 @@ impl Session {
         let record = &mut self.journal.record;
         record.making.remove("webhook");
         record.ours.insert(made.id.clone());
+        record.made_webhooks.insert(made.id.clone());
         self.journal.save()?;
         self.report.changed(
             title,
