@@ -23,6 +23,10 @@ pub use account::{
 };
 pub use conversations::{ConversationPage, ConversationQuery, ListedConversation};
 
+/// The permissions of an API key for agents and conversations, as ElevenLabs names them.
+const READ_AGENTS: &str = "convai_read";
+/// See [`READ_AGENTS`].
+const WRITE_AGENTS: &str = "convai_write";
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest answer taken, in bytes: agents carry whole knowledge bases by reference only.
@@ -163,7 +167,7 @@ impl ElevenLabs {
         }
         let path = format!("convai/conversations/{conversation}");
         match self
-            .send(Request::new(Method::DELETE, path, "convai_write"))
+            .send(Request::new(Method::DELETE, path, WRITE_AGENTS))
             .await
         {
             Ok(_) | Err(ElevenLabsError::NotFound) => Ok(()),

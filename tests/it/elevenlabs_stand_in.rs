@@ -8,14 +8,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use elaoms::http::{serve, sign};
+use elaoms::http::sign;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use tokio::net::TcpListener;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::DropGuard;
 use warp::Filter;
 use warp::http::{HeaderMap, Method, Response};
 
+use crate::fakes::listen;
 use crate::payloads::CallBody;
 
 pub const FULL_KEY: &str = "xi-key-of-an-administrator";
@@ -146,14 +146,11 @@ impl Account {
                 },
             )
             .boxed();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let stop = CancellationToken::new();
-        tokio::spawn(serve(listener, routes, stop.clone(), Duration::ZERO));
+        let (addr, stop) = listen(routes).await;
         Self {
             addr,
             state,
-            _stop: stop.drop_guard(),
+            _stop: stop,
         }
     }
 

@@ -9,8 +9,9 @@ use elaoms::http::serve;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use warp::filters::BoxedFilter;
 use warp::http::Response;
-use warp::{Filter, path};
+use warp::{Filter, Reply, path};
 
 /// How OpenAI behaves.
 #[derive(Clone)]
@@ -54,6 +55,18 @@ pub struct State {
     pub fetched: Vec<String>,
 }
 
+/// Serves these routes on a port of their own, until the guard is dropped.
+pub async fn listen<R>(routes: BoxedFilter<(R,)>) -> (SocketAddr, DropGuard)
+where
+    R: Reply + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    tokio::spawn(serve(listener, routes, stop.clone(), Duration::ZERO));
+    (addr, stop.drop_guard())
+}
+
 /// The running fakes; they end when this is dropped.
 pub struct Upstream {
     pub addr: SocketAddr,
@@ -77,15 +90,11 @@ impl Upstream {
             .and(warp::get())
             .and(shared)
             .then(agent);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let stop = CancellationToken::new();
-        let routes = openai.or(elevenlabs).unify().boxed();
-        tokio::spawn(serve(listener, routes, stop.clone(), Duration::ZERO));
+        let (addr, stop) = listen(openai.or(elevenlabs).unify().boxed()).await;
         Self {
             addr,
             state,
-            _stop: stop.drop_guard(),
+            _stop: stop,
         }
     }
 

@@ -13,13 +13,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use elaoms::clients::Generation;
-use elaoms::http::serve;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::DropGuard;
 use warp::http::Response;
 use warp::{Filter, path};
+
+use crate::fakes::listen;
 
 pub const KEY: &str = "om-key-for-openmemory-0007";
 /// What the second generation derives from the key.
@@ -134,14 +134,11 @@ impl OpenMemoryStandIn {
             .or(delete)
             .unify()
             .boxed();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let stop = CancellationToken::new();
-        tokio::spawn(serve(listener, routes, stop.clone(), Duration::ZERO));
+        let (addr, stop) = listen(routes).await;
         Self {
             addr,
             state,
-            _stop: stop.drop_guard(),
+            _stop: stop,
         }
     }
 

@@ -8,9 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Connection, Feeding, Place, Progress, Search, Shared, State};
 use crate::account::{Account, MOST_REQUESTS};
 use crate::actors::inbox::Receipt;
-use crate::clients::{
-    ConversationPage, ConversationQuery, ElevenLabsError, ListedAgent, ListedConversation, Webhook,
-};
+use crate::clients::{ConversationPage, ConversationQuery, ElevenLabsError, ListedConversation};
 use crate::domain::ids::{AgentId, ConversationId};
 use crate::domain::reconciliation::{Verdict, Window, windows};
 use crate::metric_definitions::Reconciled;
@@ -306,27 +304,14 @@ impl Shared {
     }
 }
 
-type Asked<T> = Result<T, ElevenLabsError>;
-
-pub(super) async fn page(account: Account, query: ConversationQuery) -> Asked<ConversationPage> {
+pub(super) async fn page(
+    account: Account,
+    query: ConversationQuery,
+) -> Result<ConversationPage, ElevenLabsError> {
     let query = &query;
     account
         .ask(|api| async move { api.conversations(query).await })
         .await
-}
-
-async fn webhooks(account: Account) -> Asked<Vec<Webhook>> {
-    account.ask(|api| async move { api.webhooks().await }).await
-}
-
-async fn workspace_settings(account: Account) -> Asked<serde_json::Value> {
-    account
-        .ask(|api| async move { api.workspace_settings().await })
-        .await
-}
-
-async fn agents(account: Account) -> Asked<Vec<ListedAgent>> {
-    account.ask(|api| async move { api.agents().await }).await
 }
 
 pub(super) async fn fetch(
@@ -356,7 +341,8 @@ async fn read_connected(connection: &Connection, place: &Place) -> Result<Connec
     let ours = match (&place.webhook_id, &place.public_url) {
         (Some(id), _) => vec![id.clone()],
         (None, Some(url)) => {
-            let webhooks = webhooks(account.clone()).await?;
+            let webhooks = account.ask(|api| async move { api.webhooks().await });
+            let webhooks = webhooks.await?;
             let ours = webhooks
                 .into_iter()
                 .filter(|webhook| webhook.url == url.post_call());
@@ -366,9 +352,10 @@ async fn read_connected(connection: &Connection, place: &Place) -> Result<Connec
     };
     let is_ours =
         |id: &serde_json::Value| id.as_str().is_some_and(|id| ours.iter().any(|o| o == id));
-    let workspace = workspace_settings(account.clone()).await?;
+    let workspace = account.ask(|api| async move { api.workspace_settings().await });
+    let workspace = workspace.await?;
     let by_workspace = is_ours(&workspace["webhooks"]["post_call_webhook_id"]);
-    let listed = agents(account.clone()).await?;
+    let listed = account.ask(|api| async move { api.agents().await }).await?;
     let mut reading = Vec::new();
     for agent in &listed {
         if let Ok(id) = AgentId::parse(&agent.agent_id) {

@@ -48,6 +48,13 @@ pub(in crate::cli) struct Options {
     pub replace: bool,
 }
 
+impl Options {
+    /// Whether a webhook leads to our address.
+    fn is_reached_by(&self, webhook: &Webhook) -> bool {
+        webhook.url == self.url.post_call()
+    }
+}
+
 /// The account as it is.
 pub(super) struct Seen {
     pub webhooks: Vec<Webhook>,
@@ -106,6 +113,7 @@ impl Session {
         }
         let makes_webhook = replaced.is_some() || self.known_webhook(&seen).is_none();
         if !self.dry_run && (self.rotates || makes_webhook) {
+            // ElevenLabs shows a secret once: there has to be a place for it.
             self.env_file.check_writable(&WRITTEN)?;
         }
         self.make_secrets(options).await?;
@@ -157,13 +165,9 @@ impl Session {
 
     /// Notes what is ours.
     pub(super) fn own(&mut self, options: &Options) {
-        let record = &mut self.journal.record;
-        let old = record.url.replace(options.url.to_string());
-        for url in old.into_iter().chain([options.url.to_string()]) {
-            record.ours.insert(format!("{url}/webhook/client-data"));
-            record.ours.insert(format!("{url}/webhook/search-data"));
-            record.ours.insert(format!("{url}/webhook/post-call"));
-        }
+        let url = &options.url;
+        let ours = [url.client_data(), url.search_data(), url.post_call()];
+        self.journal.record.ours.extend(ours);
     }
 
     fn tell_numbers(&mut self, seen: &Seen, targets: &[Target]) {

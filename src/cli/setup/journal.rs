@@ -19,8 +19,6 @@ pub(super) const FILE: &str = ".elaoms-setup.json";
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Record {
-    /// For which address it was done last.
-    pub url: Option<String>,
     /// Every webhook of ours that agents may refer to, and addresses we had.
     pub ours: BTreeSet<String>,
     /// Webhooks that we made, or replaced: one that was there before, and is used, is not

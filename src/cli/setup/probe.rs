@@ -84,22 +84,10 @@ impl Probe {
         if status != 401 {
             return Err(self.not_refused(&url, status, "with a wrong signature"));
         }
-        for _ in 1..INSTANCES {
-            let (status, _) = ask(&url, signed(secret.expose_secret().as_bytes())).await?;
-            if status == 401 {
-                return Err(self.not_all(&url));
-            }
-        }
-        match ask(&url, signed(secret.expose_secret().as_bytes())).await? {
-            (200, answer) if answer["type"] == TEST_EVENT => Ok(()),
-            (401, _) => Err((
-                format!(
-                    "{url} refuses what is signed with the secret in the settings (401): the service has others, or its clock is wrong"
-                ),
-                OTHER_KEY,
-            )),
-            (200, _) => Err(self.not_ours(&url)),
-            (status, _) => Err(not_well(&url, status)),
+        let signed = || signed(secret.expose_secret().as_bytes());
+        match self.taken(&url, signed).await? {
+            answer if answer["type"] == TEST_EVENT => Ok(()),
+            _ => Err(self.not_ours(&url)),
         }
     }
 
@@ -110,28 +98,29 @@ impl Probe {
             return Err(self.not_refused(url, status, "without a key"));
         }
         let keyed = || request().header("X-Api-Key", key.expose_secret());
-        for _ in 1..INSTANCES {
-            if ask(url, keyed()).await?.0 == 401 {
-                return Err(self.not_all(url));
-            }
-        }
-        match ask(url, keyed()).await? {
-            (200, answer) => Ok(answer),
-            (401, _) => Err((
-                format!("{url} refuses the key in the settings (401): the service has another"),
-                OTHER_KEY,
-            )),
-            (status, _) => Err(not_well(url, status)),
-        }
+        self.taken(url, keyed).await
     }
 
-    fn not_all(&self, url: &str) -> Refused {
-        (
-            format!(
-                "{url} refuses the secret in the settings (401): the service, or one of its instances, has others, or its clock is wrong"
-            ),
-            OTHER_KEY,
-        )
+    /// What is authentic is taken, by every instance that answers; the last answer.
+    async fn taken(
+        &self,
+        url: &str,
+        request: impl Fn() -> RequestBuilder,
+    ) -> Result<Value, Refused> {
+        let mut last = (0, Value::Null);
+        for _ in 0..INSTANCES {
+            last = ask(url, request()).await?;
+            if last.0 == 401 {
+                let reason = format!(
+                    "{url} refuses the secret in the settings (401): the service, or one of its instances, has others, or its clock is wrong"
+                );
+                return Err((reason, OTHER_KEY));
+            }
+        }
+        match last {
+            (200, answer) => Ok(answer),
+            (status, _) => Err(not_well(url, status)),
+        }
     }
 
     fn not_refused(&self, url: &str, status: u16, how: &str) -> Refused {

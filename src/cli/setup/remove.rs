@@ -4,10 +4,11 @@
 use serde_json::{Value, json};
 
 use super::journal::Record;
-use super::targets::{self, Selection, Target};
+use super::targets::Target;
 use super::{Outcome, Session, Trouble};
 use crate::clients::ElevenLabsError;
 use crate::domain::connection::{Change, Setting, holds, merged};
+use crate::domain::ids::AgentId;
 
 impl Session {
     /// Undoes it, for some agents or for all.
@@ -40,8 +41,10 @@ impl Session {
             if !agents.is_empty() && !agents.iter().any(|a| a == agent) {
                 continue;
             }
-            let ids = targets::chosen(&Selection::Connected, &[agent.to_owned()], &listed)?;
-            if let Some(id) = ids.first() {
+            // One that was connected may be gone since.
+            if let Some(listed) = listed.iter().find(|listed| listed.agent_id == agent) {
+                let id = &AgentId::parse(agent)
+                    .map_err(|e| Trouble::from(format!("the agent id {e}")))?;
                 let read = self
                     .account
                     .ask(|api| async move { api.agent_settings(id, branch).await })
@@ -52,10 +55,9 @@ impl Session {
                     Err(ElevenLabsError::NotFound) => Value::Null,
                     Err(error) => return Err(Trouble::api("the settings of an agent", &error)),
                 };
-                let name = listed.iter().find(|a| a.agent_id == agent);
                 let target = Target {
                     agent: id.clone(),
-                    name: name.map(|a| a.name.clone()).unwrap_or_default(),
+                    name: listed.name.clone(),
                     branch: None,
                     settings,
                 };

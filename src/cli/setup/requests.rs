@@ -3,10 +3,20 @@
 use serde_json::Value;
 
 use super::{Outcome, Session, Trouble};
+use crate::cli::admin::Request;
 use crate::clients::ElevenLabsError;
 use crate::domain::ids::AgentId;
 
 impl Session {
+    /// Tells the running service something; its answer. Nothing is told where none runs,
+    /// or nothing is to be written; that it refuses is in the table.
+    pub(super) async fn tell(&mut self, request: Request) -> Option<Value> {
+        let operations = self.operations.as_ref().filter(|_| !self.dry_run)?;
+        let told = operations.send(request).await;
+        told.map_err(|error| self.report.warn("the running service", error))
+            .ok()
+    }
+
     /// The key may change agents and webhooks, as far as that can be told.
     pub(super) async fn may_write(&self) -> Outcome<()> {
         let allowed = self

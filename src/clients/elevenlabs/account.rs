@@ -9,14 +9,12 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{ElevenLabs, ElevenLabsError, MAX_ANSWER_BYTES, Request};
+use super::{ElevenLabs, ElevenLabsError, MAX_ANSWER_BYTES, READ_AGENTS, Request, WRITE_AGENTS};
 use crate::domain::ids::{AgentId, is_plain};
 
 /// Most pages read of one list: what goes on for longer does not end.
 const MAX_PAGES: usize = 1_000;
-/// The permissions of an API key, as ElevenLabs names them.
-const READ_AGENTS: &str = "convai_read";
-const WRITE_AGENTS: &str = "convai_write";
+/// The permission for webhooks, as ElevenLabs names it.
 const WEBHOOKS: &str = "webhooks_write";
 
 /// A post-call webhook of the workspace.
@@ -425,7 +423,7 @@ pub(super) fn each<T: for<'de> Deserialize<'de>>(list: &Value) -> Result<Vec<T>,
 }
 
 /// An id that cannot reach another path.
-fn plain(id: &str) -> Result<&str, ElevenLabsError> {
+pub(super) fn plain(id: &str) -> Result<&str, ElevenLabsError> {
     (!id.is_empty() && is_plain(id))
         .then_some(id)
         .ok_or(ElevenLabsError::NotFound)

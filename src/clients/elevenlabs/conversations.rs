@@ -4,14 +4,12 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::account::{each, next_cursor};
-use super::{ElevenLabs, ElevenLabsError, MAX_ANSWER_BYTES, Request};
-use crate::domain::ids::{AgentId, ConversationId, is_plain};
+use super::account::{each, next_cursor, plain};
+use super::{ElevenLabs, ElevenLabsError, MAX_ANSWER_BYTES, READ_AGENTS, Request};
+use crate::domain::ids::{AgentId, ConversationId};
 
 /// Largest conversation taken, in bytes: what a webhook may send by default.
 const MAX_CONVERSATION_BYTES: usize = 64 * 1024 * 1024;
-/// The permission that reading takes.
-const READ: &str = "convai_read";
 
 /// Which conversations are wanted.
 #[derive(Debug, Clone, Default)]
@@ -58,7 +56,7 @@ impl ElevenLabs {
         query: &ConversationQuery,
     ) -> Result<ConversationPage, ElevenLabsError> {
         let seconds = |time: Option<Timestamp>| time.map(|time| time.as_second().to_string());
-        let request = Request::get("convai/conversations", READ)
+        let request = Request::get("convai/conversations", READ_AGENTS)
             .query("page_size", "100".to_owned())
             .query("sort_direction", "asc".to_owned())
             .query_if("agent_id", query.agent.as_ref().map(AgentId::as_str))
@@ -82,10 +80,8 @@ impl ElevenLabs {
         &self,
         conversation: &ConversationId,
     ) -> Result<Vec<u8>, ElevenLabsError> {
-        if !is_plain(conversation.as_str()) {
-            return Err(ElevenLabsError::NotFound);
-        }
-        let request = Request::get(format!("convai/conversations/{conversation}"), READ);
+        let path = format!("convai/conversations/{}", plain(conversation.as_str())?);
+        let request = Request::get(path, READ_AGENTS);
         self.body(request, MAX_CONVERSATION_BYTES).await
     }
 }

@@ -169,13 +169,8 @@ impl Session {
     /// The running service fetches the agent's profile anew: it lacks the variables
     /// that are declared now.
     pub(in crate::cli::setup) async fn refresh(&mut self, agent: &str) {
-        let Some(operations) = &self.operations else {
-            return;
-        };
         let request = Request::new(Method::POST, format!("agents/{agent}/invalidate"));
-        if let Err(error) = operations.send(request).await {
-            self.report.warn("the running service", error);
-        }
+        self.tell(request).await;
     }
 }
 

@@ -43,7 +43,8 @@ impl Session {
             }
         }
         self.write_settings(&lines)?;
-        self.tell_keys(None).await
+        self.tell_keys(None).await;
+        Ok(())
     }
 
     /// Whether a rotation has still to make a new value: the one in the settings is
@@ -117,20 +118,14 @@ impl Session {
 
     /// Has the running service take the secrets that are used from now on. If there
     /// is none here, or it cannot be asked, the probes will tell.
-    pub(super) async fn tell_keys(&mut self, post_call: Option<&SecretString>) -> Outcome<()> {
-        let Some(operations) = self.operations.as_ref().filter(|_| !self.dry_run) else {
-            return Ok(());
-        };
+    pub(super) async fn tell_keys(&mut self, post_call: Option<&SecretString>) {
         let keys = match post_call {
             Some(secret) => json!({"post_call": secret.expose_secret()}),
             None => json!({"client_data": self.keys.first(CLIENT_DATA_SECRET).expose_secret(),
                 "search_data": self.keys.first(SEARCH_DATA_SECRET).expose_secret()}),
         };
-        let told = Request::new(Method::POST, "keys".to_owned()).with(keys);
-        if let Err(error) = operations.send(told).await {
-            self.report.warn("the running service", error);
-        }
-        Ok(())
+        self.tell(Request::new(Method::POST, "keys".to_owned()).with(keys))
+            .await;
     }
 
     /// The running service watches our webhook, and fetches what never came, from now
@@ -140,22 +135,15 @@ impl Session {
         url: Option<&PublicUrl>,
         webhook: Option<&str>,
     ) {
-        let Some(operations) = self.operations.as_ref().filter(|_| !self.dry_run) else {
-            return;
-        };
         let place = json!({"public_url": url.map(ToString::to_string), "webhook_id": webhook});
         let told = Request::new(Method::PUT, "connection".to_owned()).with(place);
-        match operations.send(told).await {
-            Ok(answer) => {
-                if let Some(error) = answer["elevenlabs"].as_str() {
-                    let error = format!(
-                        "cannot ask ElevenLabs ({error}): it neither knows which variables agents declare, nor fetches \
-                         calls that never came; correct ELEVENLABS_API_KEY, and restart it"
-                    );
-                    self.report.warn("the running service", error);
-                }
-            }
-            Err(error) => self.report.warn("the running service", error),
+        let answer = self.tell(told).await.unwrap_or_default();
+        if let Some(error) = answer["elevenlabs"].as_str() {
+            let error = format!(
+                "cannot ask ElevenLabs ({error}): it neither knows which variables agents declare, nor fetches calls \
+                 that never came; correct ELEVENLABS_API_KEY, and restart it"
+            );
+            self.report.warn("the running service", error);
         }
     }
 

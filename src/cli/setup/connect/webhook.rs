@@ -3,7 +3,7 @@
 use secrecy::{ExposeSecret, SecretString};
 
 use super::keys::with_old;
-use super::{NOT_MADE, Options, Seen, UNCONNECTED, WRITTEN};
+use super::{NOT_MADE, Options, Seen, UNCONNECTED};
 use crate::cli::setup::journal::Rotation;
 use crate::cli::setup::probe::Probe;
 use crate::cli::setup::{Outcome, Session, Trouble};
@@ -18,15 +18,14 @@ impl Session {
         seen: &Seen,
         options: &Options,
     ) -> Outcome<Option<Webhook>> {
-        let is_at_our_place = |webhook: &&Webhook| webhook.url == options.url.post_call();
         if let Some(known) = self.known_webhook(seen) {
             let rotating = self.journal.record.rotating.as_ref();
             // Another one was made by a rotation that was broken off.
             let is_to_be_changed = rotating.is_some_and(|r| r.from.as_ref() == Some(&known.id));
-            return Ok((is_to_be_changed || !is_at_our_place(&known)).then(|| known.clone()));
+            return Ok((is_to_be_changed || !options.is_reached_by(known)).then(|| known.clone()));
         }
-        let mut unknown = seen.webhooks.iter().filter(is_at_our_place);
-        let unknown = unknown.find(|webhook| !self.is_lost(webhook));
+        let mut unknown = seen.webhooks.iter();
+        let unknown = unknown.find(|w| options.is_reached_by(w) && !self.is_lost(w));
         match unknown {
             None => Ok(None),
             Some(webhook) if self.rotates => Ok(Some(webhook.clone())),
@@ -90,9 +89,8 @@ impl Session {
         if !options.rotate || self.journal.record.rotating.is_some() {
             return;
         }
-        let at_our_place = |webhook: &&Webhook| webhook.url == options.url.post_call();
         let from = self.known_webhook(seen);
-        let from = from.or_else(|| seen.webhooks.iter().find(at_our_place));
+        let from = from.or_else(|| seen.webhooks.iter().find(|w| options.is_reached_by(w)));
         let from = from.map(|webhook| webhook.id.clone());
         // Written with the first new secret, not before.
         self.journal.record.rotating = Some(Rotation {
@@ -122,15 +120,10 @@ impl Session {
         replaced: Option<Webhook>,
     ) -> Outcome<String> {
         let title = format!("webhook {WEBHOOK_NAME}");
-        let at_our_place = |webhook: &&Webhook| webhook.url == options.url.post_call();
-        let known = self.webhook_id.as_ref();
-        let kept = match (&replaced, known) {
-            (Some(_), _) => None,
-            (None, Some(id)) => seen.webhooks.iter().find(|webhook| webhook.id == *id),
-            (None, None) => None,
-        };
-        let mut adopted = seen.webhooks.iter().filter(at_our_place);
-        let adopted = adopted.find(|w| replaced.is_none() && !self.is_lost(w));
+        let kept = self.known_webhook(seen).filter(|_| replaced.is_none());
+        let mut adopted = seen.webhooks.iter();
+        let adopted =
+            adopted.find(|w| replaced.is_none() && options.is_reached_by(w) && !self.is_lost(w));
         let Some(webhook) = kept.or(adopted) else {
             return self.make_webhook(seen, options, replaced).await;
         };
@@ -197,7 +190,7 @@ impl Session {
         let lost: Vec<String> = seen
             .webhooks
             .iter()
-            .filter(|webhook| webhook.url == options.url.post_call() && self.is_lost(webhook))
+            .filter(|webhook| options.is_reached_by(webhook) && self.is_lost(webhook))
             .map(|webhook| webhook.id.clone())
             .collect();
         for id in &lost {
@@ -211,8 +204,6 @@ impl Session {
             self.journal.record.replacing = Some(replaced.id.clone());
         }
         self.journal.save()?;
-        // Its secret is shown once: there has to be a place for it.
-        self.env_file.check_writable(&WRITTEN)?;
         let url = &options.url.post_call();
         let made = self
             .account
@@ -256,7 +247,7 @@ impl Session {
 
     /// The service takes what is signed with the secret. Nothing is attached before.
     async fn prove_secret(&mut self, options: &Options, secret: &SecretString) -> Outcome<()> {
-        self.tell_keys(Some(secret)).await?;
+        self.tell_keys(Some(secret)).await;
         match Probe::new(&options.url)?.post_call(secret).await {
             Ok(()) => {
                 self.report.kept(
