@@ -15,9 +15,8 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
-use crate::observability::free_port;
 use crate::payloads::call;
-use crate::service::{AGENT, CALLER, OTHER_CALLER, Service, until};
+use crate::service::{AGENT, CALLER, OTHER_CALLER, Service, free_port, until};
 use crate::tools;
 
 const KEY_ID: &str = "AKIAELAOMSTEST000001";

@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 use crate::fakes::OpenAi;
 use crate::openmemory_stand_in::{KEY, OpenMemoryStandIn, Trouble};
 use crate::payloads::call;
-use crate::service::{AGENT, CALLER, Service, until};
+use crate::service::{AGENT, CALLER, Service, free_port, until};
 use crate::tools;
 
 pub fn repository() -> &'static Path {
@@ -261,15 +261,6 @@ struct Prometheus {
 
 fn form_encoded(text: &str) -> String {
     text.bytes().map(|b| format!("%{b:02X}")).collect()
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }
 
 impl Prometheus {

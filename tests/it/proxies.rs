@@ -11,10 +11,10 @@ use reqwest::{Body, Client};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use crate::observability::{free_port, repository};
+use crate::observability::repository;
 use crate::payloads::call;
 use crate::postgres::Postgres;
-use crate::service::{AGENT, CALLER, Service, until};
+use crate::service::{AGENT, CALLER, Service, free_port, until};
 use crate::tools;
 
 const MIB: usize = 1024 * 1024;

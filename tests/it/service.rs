@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -414,10 +415,22 @@ pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// A port that nobody listens on.
+/// A port that nobody listens on, given to nobody else in this process.
+///
+/// Taken from below the range that the kernel gives out by itself (32768 and up
+/// on Linux): a port of that range could become an outgoing connection's own
+/// before the program that it is meant for has bound it, or while it restarts.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 12_000;
+    const COUNT: u32 = 18_000;
+    // Another run of the tests on this machine begins elsewhere.
+    let start = std::process::id().wrapping_mul(97);
+    (0..COUNT)
+        .map(|_| start.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)))
+        .map(|next| u16::try_from(FIRST + next % COUNT).unwrap())
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a port is free")
 }
 
 fn settings(folder: &Path, upstream: &Upstream) -> Vec<(&'static str, String)> {
