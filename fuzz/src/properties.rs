@@ -13,7 +13,7 @@ use elaoms::domain::ids::{AgentId, ConversationId};
 use elaoms::domain::learning::Learning;
 use elaoms::domain::memory::{Memory, MemoryKind};
 use elaoms::domain::name::{self, CallerName, MAX_NAME_CHARS};
-use elaoms::domain::search::{Index, MAX_RESULTS};
+use elaoms::domain::search::{Index, MAX_RESULTS, Query};
 use elaoms::http::{is_signed, sign};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -289,26 +289,34 @@ fn search(data: &[u8]) {
             after: String::new(),
             salience: 0.7,
             timestamp: Timestamp::UNIX_EPOCH,
+            language: None,
         })
         .collect();
     let index = Index::new(memories.clone());
     assert_eq!(index.len(), memories.len());
-    let found = index.search(&query, &agent);
+    let ask = |index: &Index, text: &str| {
+        index.search(&Query {
+            text,
+            agent: &agent,
+            now: Timestamp::UNIX_EPOCH,
+        })
+    };
+    let found = ask(&index, &query);
     assert!(found.len() <= MAX_RESULTS);
-    assert!(found.iter().all(|m| m.agent.as_ref() == Some(&agent)));
-    for (i, memory) in found.iter().enumerate() {
-        assert!(memories.contains(memory));
-        assert!(found[..i].iter().all(|m| m.content != memory.content));
+    let own = || memories.iter().filter(|m| m.agent.as_ref() == Some(&agent));
+    for (i, hit) in found.iter().enumerate() {
+        assert!(own().any(|m| hit.content.contains(&m.content)));
+        assert!(!hit.content.starts_with('>') && !hit.content.contains("\n>"));
+        assert!(found[..i].iter().all(|other| other.content != hit.content));
     }
     // Building and growing are the same.
     let mut calls = memories.chunk_by(|a, b| a.conversation_id == b.conversation_id);
     let mut grown = Index::default();
     calls.by_ref().for_each(|call| grown.extend(call.to_vec()));
-    assert_eq!(grown.search(&query, &agent), found);
+    assert_eq!(ask(&grown, &query), found);
     // What is asked for word by word is found; of a long query the start counts.
-    let own = memories.iter().filter(|m| m.agent.as_ref() == Some(&agent));
-    for wanted in own.filter(|m| m.content.chars().count() <= 1_000).take(4) {
+    for wanted in own().filter(|m| m.content.chars().count() <= 1_000).take(4) {
         let content = &wanted.content;
-        assert!(!index.search(content, &agent).is_empty(), "{content:?}");
+        assert!(!ask(&index, content).is_empty(), "{content:?}");
     }
 }

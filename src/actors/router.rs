@@ -12,6 +12,7 @@ use std::hash::BuildHasher;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rustc_hash::{FxBuildHasher, FxHashSet};
 use tokio::sync::oneshot;
 
@@ -22,9 +23,9 @@ use super::slot::Slot;
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::AgentId;
 use crate::domain::learning::Learning;
-use crate::domain::memory::Memory;
 use crate::domain::name::CallerName;
 use crate::domain::profile::UniversalProfile;
+use crate::domain::search::{Hit, Query};
 use crate::domain::standing::Standing;
 use crate::domain::tiers::{Greeted, Learned, NewGreeting};
 use crate::store::{Claim, Erasure, StoreError};
@@ -186,7 +187,7 @@ impl Sessions {
         published: &Arc<Published>,
         agent: &AgentId,
         query: &str,
-    ) -> Result<Vec<Memory>, StoreError> {
+    ) -> Result<Vec<Hit>, StoreError> {
         self.searching.insert(agent);
         self.load_index(caller, published).await?;
         let (index, query, agent) = (
@@ -194,7 +195,13 @@ impl Sessions {
             query.to_owned(),
             agent.clone(),
         );
-        let search = move || index.search(&query, &agent);
+        let search = move || {
+            index.search(&Query {
+                text: &query,
+                agent: &agent,
+                now: Timestamp::now(),
+            })
+        };
         // Evicted just now, there is no time to load it again.
         match self.dependencies.compute.run(search).await {
             Ok(Some(found)) => Ok(found),

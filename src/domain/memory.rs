@@ -7,6 +7,8 @@ use strum::{EnumString, IntoStaticStr};
 
 use super::call_event::{Call, Fact, Role, shortened};
 use super::ids::{AgentId, ConversationId};
+use super::language::Language;
+use super::search::TextLanguage;
 
 /// Salience of a collected fact (design, "Learning from a call").
 pub const FACT_SALIENCE: f32 = 0.9;
@@ -93,11 +95,25 @@ pub struct Memory {
     pub salience: f32,
     /// When the call took place.
     pub timestamp: Timestamp,
+    /// In what language it was said, where that is known.
+    pub language: Option<Language>,
+}
+
+impl Memory {
+    /// Whether both are the caller's turns in one call: neighbours, where they
+    /// stand beside each other.
+    #[must_use]
+    pub fn is_beside(&self, other: &Self) -> bool {
+        (self.kind, other.kind) == (MemoryKind::Turn, MemoryKind::Turn)
+            && self.conversation_id == other.conversation_id
+            && self.agent == other.agent
+    }
 }
 
 /// The memories of a call: its facts, then its turns in order.
 #[must_use]
 pub fn of_call(call: &Call, agent: &AgentId) -> Vec<Memory> {
+    let language = spoken_language(call);
     let memory = |kind: MemoryKind, salience, content, before, after| Memory {
         agent: Some(agent.clone()),
         conversation_id: call.key.conversation_id.clone(),
@@ -109,6 +125,7 @@ pub fn of_call(call: &Call, agent: &AgentId) -> Vec<Memory> {
         after,
         salience,
         timestamp: call.started_at,
+        language: language.clone(),
     };
     let facts = call.facts.iter().map(|fact| {
         memory(
@@ -141,6 +158,15 @@ pub fn of_call(call: &Call, agent: &AgentId) -> Vec<Memory> {
         .collect()
 }
 
+/// As ElevenLabs tells it, else as the caller's words do.
+fn spoken_language(call: &Call) -> Option<Language> {
+    call.language.clone().or_else(|| {
+        let said = call.turns.iter().filter(|turn| turn.role == Role::Caller);
+        let detected = TextLanguage::detect(said.map(|turn| turn.text.as_str()))?;
+        Language::parse(detected.code()).ok()
+    })
+}
+
 fn agent_texts<'a>(turns: impl Iterator<Item = &'a super::call_event::Turn>) -> Vec<&'a str> {
     turns
         .take_while(|t| t.role == Role::Agent)
@@ -157,22 +183,38 @@ fn shorten<'a>(texts: impl Iterator<Item = &'a str>) -> String {
 /// first name is Nora."
 fn sentence(fact: &Fact) -> String {
     let key = readable_key(&fact.key);
-    match &fact.value {
-        Value::Bool(yes) => {
-            let answer = if *yes { "yes" } else { "no" };
-            format!("About the caller, {key}: {answer}.")
-        }
-        Value::String(text) => {
-            let text = text.trim();
-            let stop = if text.ends_with(['.', '!', '?']) {
-                ""
-            } else {
-                "."
-            };
-            format!("The caller's {key} is {text}{stop}")
-        }
-        other => format!("The caller's {key} is {other}."),
+    let value = match &fact.value {
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        Value::String(text) => text.trim().to_owned(),
+        other => other.to_string(),
+    };
+    let stop = if value.ends_with(['.', '!', '?']) {
+        ""
+    } else {
+        "."
+    };
+    // `fact_key` reads the key of either form again.
+    if fact.value.is_boolean() || key.contains(IS) {
+        format!("{ABOUT}{key}: {value}{stop}")
+    } else {
+        format!("{OWN}{key}{IS}{value}{stop}")
     }
+}
+
+const OWN: &str = "The caller's ";
+const IS: &str = " is ";
+const ABOUT: &str = "About the caller, ";
+
+/// What a fact tells of the caller, whatever the value: "delivery day" of "The
+/// caller's delivery day is Tuesday."
+#[must_use]
+pub fn fact_key(content: &str) -> Option<&str> {
+    let own = content.strip_prefix(OWN);
+    let about = content.strip_prefix(ABOUT);
+    let own = own.and_then(|rest| rest.split_once(IS));
+    let about = about.and_then(|rest| rest.split_once(": "));
+    own.or(about).map(|(key, _)| key)
 }
 
 /// `First Name`, `first_name` and `firstName` all read "first name".
@@ -184,7 +226,7 @@ fn readable_key(key: &str) -> String {
             words.push(' ');
         }
         previous_lower = c.is_lowercase() || c.is_numeric();
-        words.extend(if c == '_' || c == '-' {
+        words.extend(if c == '_' || c == '-' || c == ':' {
             vec![' ']
         } else {
             c.to_lowercase().collect()
@@ -245,5 +287,30 @@ mod tests {
             ("When would you like it delivered?", "Tuesdays it is.")
         );
         assert_eq!((turn.sector, turn.ordinal), (Sector::Episodic, 3));
+    }
+
+    #[test]
+    fn a_fact_names_what_it_tells_of() {
+        let told = |key: &str, value: Value| {
+            let content = sentence(&Fact {
+                key: key.into(),
+                value,
+            });
+            fact_key(&content).map(str::to_owned)
+        };
+        for value in [
+            Value::from("Tuesday: the day is free"),
+            true.into(),
+            7.into(),
+        ] {
+            for (key, expected) in [
+                ("Delivery_Day", "delivery day"),
+                ("what_is_wanted", "what is wanted"),
+                ("what: is wanted", "what is wanted"),
+            ] {
+                assert_eq!(told(key, value.clone()).as_deref(), Some(expected));
+            }
+        }
+        assert_eq!(fact_key("I like roses"), None);
     }
 }

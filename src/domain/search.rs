@@ -6,7 +6,13 @@
 //! dialogue at a lower weight, because the question before says what the
 //! answer "yes, on Tuesdays" is about.
 
+mod analyzer;
+mod answer;
+mod calendar;
 mod index;
-mod text;
+mod text_language;
+mod vocabulary;
 
-pub use index::{Index, MAX_INDEXED, MAX_RESULTS};
+pub use answer::{Hit, ROOM};
+pub use index::{Index, MAX_INDEXED, MAX_RESULTS, Query};
+pub use text_language::TextLanguage;

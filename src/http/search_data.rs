@@ -16,7 +16,7 @@ use crate::actors::Published;
 use crate::domain::caller_id::CallerId;
 use crate::domain::caller_rules::CallerRules;
 use crate::domain::ids::AgentId;
-use crate::domain::memory::Memory;
+use crate::domain::search::Hit;
 use crate::metric_definitions::SearchOutcome;
 use crate::store::StoreError;
 use crate::telemetry::traces;
@@ -124,7 +124,7 @@ struct MemoryAnswer {
 }
 
 impl Answer {
-    fn new(published: &Published, agent: &AgentId, memories: Vec<Memory>) -> Self {
+    fn new(published: &Published, agent: &AgentId, memories: Vec<Hit>) -> Self {
         let view = published.view();
         let summary = view
             .states

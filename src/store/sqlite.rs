@@ -65,6 +65,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sqlite/migrations/0005_privacy.sql"),
     include_str!("sqlite/migrations/0006_traces.sql"),
     include_str!("sqlite/migrations/0007_reconciliation.sql"),
+    include_str!("sqlite/migrations/0008_search.sql"),
 ];
 
 /// An open database. Cheap to clone.

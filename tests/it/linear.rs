@@ -12,7 +12,7 @@ use elaoms::domain::greeting::Greeting;
 use elaoms::domain::ids::AgentId;
 use elaoms::domain::name::{self, CallerName};
 use elaoms::domain::prompt::GreetingPrompt;
-use elaoms::domain::search::Index;
+use elaoms::domain::search::{Index, Query};
 use elaoms::domain::{learning::Learning, memory};
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
@@ -200,7 +200,12 @@ fn memories_prompts_and_greetings_are_made_in_linear_time() {
                 caller(),
             )
             .unwrap();
-            let _ = Index::new(learning.memories).search(text, &agent);
+            let query = Query {
+                text,
+                agent: &agent,
+                now: Timestamp::now(),
+            };
+            let _ = Index::new(learning.memories).search(&query);
         });
     }
 }

@@ -645,7 +645,7 @@ async fn what_was_deleted_on_the_server_is_found_no_more() {
         assert!(server.requests() - before <= 4, "{generation:?}");
         assert_eq!(
             service.found(CALLER, AGENT, "roses").await,
-            ["I like white roses."]
+            ["[Agent: And?]\nI like white roses."]
         );
         if generation == Generation::Second {
             let indexed = "SELECT count(*) FROM record_index WHERE key NOT LIKE 'user:%'";

@@ -290,7 +290,11 @@ async fn a_search_finds_facts_and_turns_in_either_shape_of_request() {
     service.end_call_and_settle(&said).await;
 
     let flat = service.search(CALLER, AGENT, "delivery day").await;
-    assert_eq!(flat["memories"][0]["content"], "Tuesdays, please.");
+    // Question and answer, and what was said next: the room is there.
+    assert_eq!(
+        flat["memories"][0]["content"],
+        "[Agent: Which day suits you for the delivery?]\nTuesdays, please.\nI like roses."
+    );
     assert_eq!(flat["memories"][0]["sector"], "episodic");
     assert_eq!(flat["memories"][0]["salience"], 0.7);
     assert_eq!(flat["memories"][0]["timestamp"], "2026-11-22T10:00:00Z");

@@ -66,6 +66,7 @@ fn learning(id: &str, who: &str, with: &str, second: i64, said: &str) -> Learnin
             after: "after".into(),
             salience: 0.7,
             timestamp: at(second),
+            language: Some(Language::parse("pt-br").unwrap()),
         }],
     }
 }

@@ -4,9 +4,8 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
-use crate::domain::ids::AgentId;
 use crate::domain::memory::Memory;
-use crate::domain::search::{Index, MAX_INDEXED};
+use crate::domain::search::{Hit, Index, MAX_INDEXED, Query};
 
 /// Memory for all indexes together, in bytes; the longest unused ones go first.
 const BUDGET: usize = 256 * 1024 * 1024;
@@ -187,12 +186,11 @@ impl IndexCell {
     }
 
     /// `None` if the index is not loaded.
-    pub fn search(&self, query: &str, agent: &AgentId) -> Option<Vec<Memory>> {
+    pub fn search(&self, query: &Query<'_>) -> Option<Vec<Hit>> {
         self.searched.store(true, Ordering::Relaxed);
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         let index = index.as_ref().filter(|_| self.is_newest());
-        let found = index?.search(query, agent);
-        Some(found.into_iter().cloned().collect())
+        Some(index?.search(query))
     }
 
     pub fn unload(&self) {
@@ -236,7 +234,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::domain::ids::ConversationId;
+    use crate::domain::ids::{AgentId, ConversationId};
     use crate::domain::memory::MemoryKind;
 
     fn memories(count: usize) -> Vec<Memory> {
@@ -252,6 +250,7 @@ mod tests {
                 after: String::new(),
                 salience: 0.7,
                 timestamp: Timestamp::UNIX_EPOCH,
+                language: None,
             })
             .collect()
     }
@@ -271,7 +270,12 @@ mod tests {
         b.searched.store(false, Ordering::Relaxed);
         c.load(Index::new(memories(100)), 0, 0);
         assert!(a.is_loaded() && !b.is_loaded() && c.is_loaded());
-        assert_eq!(b.search("rose", &AgentId::parse("a").unwrap()), None);
+        let query = Query {
+            text: "rose",
+            agent: &AgentId::parse("a").unwrap(),
+            now: Timestamp::UNIX_EPOCH,
+        };
+        assert_eq!(b.search(&query), None);
         b.note_call(Some(memories(1)));
         assert!(!b.is_loaded());
         drop((a, c));

@@ -1,10 +1,17 @@
 //! The inverted index over one caller's memories.
 
+use std::cmp::Ordering;
+
+use jiff::Timestamp;
 use rustc_hash::FxHashMap;
 
-use super::text::Analyzer;
+use super::analyzer::{Analyzer, fold};
+use super::answer::{self, Hit};
+use super::calendar;
+use super::text_language::TextLanguage;
+use super::vocabulary::Vocabulary;
 use crate::domain::ids::AgentId;
-use crate::domain::memory::{Memory, MemoryKind};
+use crate::domain::memory::{Memory, MemoryKind, fact_key};
 
 /// Most memories returned by a search (design, `search-data`).
 pub const MAX_RESULTS: usize = 10;
@@ -17,34 +24,58 @@ pub const MAX_INDEXED: usize = 20_000;
 /// what a search costs whatever is asked.
 const MAX_QUERY_CHARS: usize = 1_000;
 
-/// What a term costs beside its letters: its list of postings, and its place
-/// in the table of terms.
-const TERM_BYTES: usize = 96;
-
 /// BM25: how fast repetition of a term saturates.
 const K1: f32 = 1.2;
 /// BM25: how much long memories are held back.
 const B: f32 = 0.5;
-/// Weight of what the agent said right before and after a turn, against the turn's own words.
-const AGENT_WEIGHT: f32 = 0.5;
+/// Weight of what the agent said right before a turn, against the turn's own words.
+const BEFORE_WEIGHT: f32 = 0.6;
+/// Weight of what the agent said right after a turn.
+const AFTER_WEIGHT: f32 = 0.4;
 /// Weight of the caller's own previous and next turn.
-const CALLER_WEIGHT: f32 = 0.2;
+const CALLER_WEIGHT: f32 = 0.3;
+/// Weight of the date of the call, in words.
+const DATE_WEIGHT: f32 = 0.75;
+/// How much a memory of the time that a query names is worth, in rare words.
+const TIME_WEIGHT: f32 = 1.0;
+
+/// What is searched for.
+#[derive(Debug, Clone, Copy)]
+pub struct Query<'a> {
+    pub text: &'a str,
+    /// What this agent may know is found.
+    pub agent: &'a AgentId,
+    /// When it is asked: what "last week" counts from.
+    pub now: Timestamp,
+}
 
 /// See the [module](super). Grows with each call; built from the store when
 /// the phone rings.
 #[derive(Default)]
 pub struct Index {
-    analyzer: Analyzer,
+    /// Of the languages of the memories, those first heard first.
+    analyzers: Vec<Analyzer>,
     memories: Vec<Memory>,
+    /// For each memory, which of the analyzers is its own.
+    languages: Vec<u8>,
     /// Weighted length of each memory in terms.
     lengths: Vec<f32>,
     total_length: f32,
-    /// See [`Index::bytes`].
+    /// Of the memories without their terms, in bytes.
     bytes: usize,
-    term_ids: FxHashMap<Box<str>, usize>,
-    /// For each term, the memories it occurs in with its weighted frequency.
-    postings: Vec<Vec<(u32, f32)>>,
+    vocabulary: Vocabulary,
+    /// For each memory, the group of those that tell the same.
+    groups: Vec<u32>,
+    group_ids: FxHashMap<Box<str>, u32>,
+    /// For each group the memory that is told, the newest.
+    newest: Vec<u32>,
 }
+
+/// The terms of a text, by their numbers.
+type Terms = Vec<u32>;
+
+/// The terms of words met before: stemming is most of the work.
+type Known = FxHashMap<(u8, Box<str>), Option<u32>>;
 
 impl Index {
     /// An index over memories in the order in which they were stored.
@@ -59,8 +90,19 @@ impl Index {
     pub fn extend(&mut self, memories: Vec<Memory>) {
         let first = self.memories.len();
         self.memories.extend(memories);
+        self.tell_languages(first);
+        let mut known = Known::default();
+        let own: Vec<Terms> = (first..self.memories.len())
+            .map(|position| {
+                let text = std::mem::take(&mut self.memories[position].content);
+                let terms = self.terms(&text, position, &mut known);
+                self.memories[position].content = text;
+                terms
+            })
+            .collect();
         for position in first..self.memories.len() {
-            self.add(position, first);
+            self.add(position, first, &own, &mut known);
+            self.group(position);
         }
     }
 
@@ -73,7 +115,7 @@ impl Index {
     /// Memory taken, in bytes, roughly: texts, terms and postings.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.vocabulary.bytes()
     }
 
     /// Whether nothing is held.
@@ -82,92 +124,146 @@ impl Index {
         self.memories.is_empty()
     }
 
-    fn add(&mut self, position: usize, first: usize) {
-        let memory = &self.memories[position];
-        let mut frequencies: FxHashMap<usize, f32> = FxHashMap::default();
-        let mut length = 0.0;
-        let term_ids = &mut self.term_ids;
-        let postings = &mut self.postings;
-        let bytes = &mut self.bytes;
-        let mut count = |text: &str, weight: f32| {
-            self.analyzer.terms(text, |term| {
-                let id = term_ids.get(term).copied().unwrap_or_else(|| {
-                    postings.push(Vec::new());
-                    term_ids.insert(term.into(), postings.len() - 1);
-                    *bytes += TERM_BYTES + term.len();
-                    postings.len() - 1
-                });
-                *frequencies.entry(id).or_default() += weight;
-                length += weight;
+    /// Each memory's language: that of its call, else what the call's words
+    /// tell, else English.
+    fn tell_languages(&mut self, first: usize) {
+        let new = &self.memories[first..];
+        for call in new.chunk_by(|a, b| a.conversation_id == b.conversation_id) {
+            let known = call.iter().find_map(|m| m.language.as_ref());
+            let language = match known {
+                Some(language) => TextLanguage::of(language),
+                None => TextLanguage::detect(call.iter().map(|m| m.content.as_str())),
+            };
+            let language = language.unwrap_or(TextLanguage::English);
+            let place = self.analyzers.iter().position(|a| a.language() == language);
+            let place = place.unwrap_or_else(|| {
+                self.analyzers.push(Analyzer::new(language));
+                self.analyzers.len() - 1
             });
-        };
-        count(&memory.content, 1.0);
-        count(&memory.before, AGENT_WEIGHT);
-        count(&memory.after, AGENT_WEIGHT);
+            let place = u8::try_from(place).unwrap_or_default();
+            self.languages
+                .extend(std::iter::repeat_n(place, call.len()));
+        }
+    }
+
+    fn language_of(&self, position: usize) -> TextLanguage {
+        self.analyzers[usize::from(self.languages[position])].language()
+    }
+
+    /// The terms of a text in the language of a memory.
+    fn terms(&mut self, text: &str, position: usize, known: &mut Known) -> Terms {
+        let place = self.languages[position];
+        let analyzer = &self.analyzers[usize::from(place)];
+        let vocabulary = &mut self.vocabulary;
+        let mut terms = Terms::new();
+        analyzer.words(text, |word| {
+            let key = (place, Box::from(word));
+            let term = *known
+                .entry(key)
+                .or_insert_with(|| analyzer.term(word).map(|term| vocabulary.intern(&term)));
+            terms.extend(term);
+        });
+        terms
+    }
+
+    fn add(&mut self, position: usize, first: usize, own: &[Terms], known: &mut Known) {
+        let memory = &self.memories[position];
+        let (before, after) = (memory.before.clone(), memory.after.clone());
+        let date = calendar::date_words(memory.timestamp, self.language_of(position));
+        let before = self.terms(&before, position, known);
+        let after = self.terms(&after, position, known);
+        let date = self.terms(&date, position, known);
+        let memory = &self.memories[position];
+        let mut weighted = vec![
+            (&own[position - first], 1.0),
+            (&before, BEFORE_WEIGHT),
+            (&after, AFTER_WEIGHT),
+        ];
         let neighbours = [
             position.checked_sub(1).filter(|p| *p >= first),
             Some(position + 1),
         ];
         for neighbour in neighbours.into_iter().flatten() {
-            if let Some(other) = self.memories.get(neighbour)
-                && other.conversation_id == memory.conversation_id
-                && (other.kind, memory.kind) == (MemoryKind::Turn, MemoryKind::Turn)
+            if self
+                .memories
+                .get(neighbour)
+                .is_some_and(|other| memory.is_beside(other))
             {
-                count(&other.content, CALLER_WEIGHT);
+                weighted.push((&own[neighbour - first], CALLER_WEIGHT));
             }
         }
-        *bytes += std::mem::size_of::<Memory>()
+        let mut frequencies: FxHashMap<u32, f32> = FxHashMap::default();
+        let mut length = 0.0;
+        for (terms, weight) in weighted {
+            for term in terms {
+                *frequencies.entry(*term).or_default() += weight;
+                length += weight;
+            }
+        }
+        // Of every memory alike, the date makes none longer than the others.
+        for term in date {
+            *frequencies.entry(term).or_default() += DATE_WEIGHT;
+        }
+        self.bytes += std::mem::size_of::<Memory>()
             + memory.content.len()
             + memory.before.len()
-            + memory.after.len()
-            + frequencies.len() * std::mem::size_of::<(u32, f32)>() * 3 / 2;
+            + memory.after.len();
         // Positions fit: MAX_INDEXED bounds what a session loads.
         let position = u32::try_from(position).unwrap_or(u32::MAX);
-        for (id, frequency) in frequencies {
-            self.postings[id].push((position, frequency));
+        for (term, frequency) in frequencies {
+            self.vocabulary.post(term, (position, frequency));
         }
         self.lengths.push(length);
         self.total_length += length;
     }
 
-    /// The memories that this agent may know and that match `query`, best
+    /// Of what was told twice, and of values of one fact, the newest is told.
+    fn group(&mut self, position: usize) {
+        let memory = &self.memories[position];
+        let key = group_key(memory);
+        self.bytes += key.len() + GROUP_BYTES;
+        let next = u32::try_from(self.newest.len()).unwrap_or(u32::MAX);
+        let group = *self.group_ids.entry(key).or_insert(next);
+        let place = u32::try_from(position).unwrap_or(u32::MAX);
+        self.groups.push(group);
+        match self.newest.get_mut(group as usize) {
+            None => self.newest.push(place),
+            Some(newest) if self.memories[*newest as usize].timestamp <= memory.timestamp => {
+                *newest = place;
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// The memories that the agent may know and that match the query, best
     /// first, at most [`MAX_RESULTS`]. A query without a telling word gets the
     /// most salient and newest.
     #[must_use]
-    pub fn search(&self, query: &str, agent: &AgentId) -> Vec<&Memory> {
-        let mut wanted: FxHashMap<usize, f32> = FxHashMap::default();
-        let mut telling = false;
-        let end = query.char_indices().nth(MAX_QUERY_CHARS);
-        let query = end.map_or(query, |(end, _)| &query[..end]);
-        self.analyzer.terms(query, |term| {
-            telling = true;
-            if let Some(id) = self.term_ids.get(term) {
-                *wanted.entry(*id).or_default() += 1.0;
-            }
+    pub fn search(&self, query: &Query<'_>) -> Vec<Hit> {
+        let found = self.best(query);
+        answer::fill(&self.memories, &found, |position| {
+            self.language_of(position)
+        })
+    }
+
+    /// Positions of the memories to be told, best first.
+    fn best(&self, query: &Query<'_>) -> Vec<usize> {
+        let end = query.text.char_indices().nth(MAX_QUERY_CHARS);
+        let text = end.map_or(query.text, |(end, _)| &query.text[..end]);
+        let mut scores = self.scores(text, query.now).unwrap_or_else(|| {
+            let by_salience = self.memories.iter().map(|m| m.salience);
+            by_salience.enumerate().collect()
         });
-        let mut scores: Vec<(usize, f32)> = if telling {
-            self.scores(&wanted)
-        } else {
-            self.memories
-                .iter()
-                .map(|m| m.salience)
-                .enumerate()
-                .collect()
-        };
         scores.retain(|(position, _)| {
-            self.memories[*position]
-                .agent
-                .as_ref()
-                .is_none_or(|a| a == agent)
+            let agent = self.memories[*position].agent.as_ref();
+            agent.is_none_or(|agent| agent == query.agent)
         });
-        // Of two equally good memories the newer one is better.
-        scores.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0)));
-        let mut best: Vec<&Memory> = Vec::with_capacity(MAX_RESULTS);
+        scores.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then_with(|| self.by_age(a.0, b.0)));
+        let mut best: Vec<usize> = Vec::with_capacity(MAX_RESULTS);
         for (position, _) in scores {
-            let memory = &self.memories[position];
-            // A fact collected in every call is told once.
-            if !best.iter().any(|m| m.content == memory.content) {
-                best.push(memory);
+            let told = self.newest[self.groups[position] as usize] as usize;
+            if !best.contains(&told) {
+                best.push(told);
             }
             if best.len() == MAX_RESULTS {
                 break;
@@ -176,26 +272,173 @@ impl Index {
         best
     }
 
+    /// Of two equally good memories that of the newer call is better, and in
+    /// one call that which was said first: it tells what the call is about.
+    fn by_age(&self, a: usize, b: usize) -> Ordering {
+        let (one, other) = (&self.memories[a], &self.memories[b]);
+        if one.conversation_id == other.conversation_id {
+            return a.cmp(&b);
+        }
+        other.timestamp.cmp(&one.timestamp).then(b.cmp(&a))
+    }
+
+    /// BM25 of each memory that matches; `None` if the query has no telling word.
+    fn scores(&self, text: &str, now: Timestamp) -> Option<Vec<(usize, f32)>> {
+        let mut scores = Scores::new(self.memories.len());
+        let mut is_telling = false;
+        for wanted in self.wanted(text) {
+            is_telling = true;
+            for (term, weight) in wanted.terms {
+                self.score(term, weight * wanted.count, &mut scores);
+            }
+            scores.end_word();
+        }
+        let mut languages = self.analyzers.iter().map(Analyzer::language);
+        let days = languages.find_map(|language| calendar::days_meant(text, language, now));
+        if let Some(days) = days {
+            is_telling = true;
+            let said_then = |m: &Memory| days.contain(m.timestamp);
+            let meant = self.memories.iter().filter(|m| said_then(m)).count();
+            let worth = TIME_WEIGHT * self.rarity(meant);
+            for (position, memory) in self.memories.iter().enumerate() {
+                if said_then(memory) {
+                    scores.offer(position, worth);
+                }
+            }
+            scores.end_word();
+        }
+        is_telling.then(|| scores.into_list())
+    }
+
+    /// The query's words, and for each the terms that it finds: read in all
+    /// languages that the caller has spoken.
+    fn wanted(&self, text: &str) -> Vec<Wanted> {
+        let mut counts: FxHashMap<String, f32> = FxHashMap::default();
+        for analyzer in &self.analyzers {
+            let mut here: FxHashMap<String, f32> = FxHashMap::default();
+            analyzer.words(text, |word| {
+                *here.entry(word.to_owned()).or_default() += 1.0
+            });
+            // One word in several languages is one wish.
+            for (word, count) in here {
+                let most = counts.entry(word).or_default();
+                *most = most.max(count);
+            }
+        }
+        let wanted = counts.into_iter().filter_map(|(word, count)| {
+            let mut terms: FxHashMap<u32, f32> = FxHashMap::default();
+            let mut is_stop_word = false;
+            for analyzer in &self.analyzers {
+                let Some(term) = analyzer.term(&word) else {
+                    is_stop_word = true;
+                    continue;
+                };
+                let language = analyzer.language();
+                self.vocabulary.akin(&term, language, |id, weight| {
+                    let best = terms.entry(id).or_default();
+                    *best = best.max(weight);
+                });
+            }
+            // What says nothing in one language must be found in another.
+            let is_telling = !(is_stop_word && terms.is_empty());
+            is_telling.then(|| Wanted {
+                count,
+                terms: terms.into_iter().collect(),
+            })
+        });
+        wanted.collect()
+    }
+
     #[expect(
         clippy::cast_precision_loss,
         reason = "counts below 20,000 are exact in f32"
     )]
-    fn scores(&self, wanted: &FxHashMap<usize, f32>) -> Vec<(usize, f32)> {
-        let count = self.memories.len() as f32;
-        let average = (self.total_length / count).max(1.0);
-        let mut scores: FxHashMap<usize, f32> = FxHashMap::default();
-        for (id, weight) in wanted {
-            let postings = &self.postings[*id];
-            let containing = postings.len() as f32;
-            let idf = (1.0 + (count - containing + 0.5) / (containing + 0.5)).ln();
-            for &(position, frequency) in postings {
-                let position = position as usize;
-                let norm = K1 * (1.0 - B + B * self.lengths[position] / average);
-                let score = weight * idf * frequency * (K1 + 1.0) / (frequency + norm);
-                *scores.entry(position).or_default() += score;
-            }
+    fn score(&self, term: u32, weight: f32, scores: &mut Scores) {
+        let average = (self.total_length / self.memories.len() as f32).max(1.0);
+        let postings = self.vocabulary.postings(term);
+        let idf = self.rarity(postings.len());
+        for &(position, frequency) in postings {
+            let position = position as usize;
+            let norm = K1 * (1.0 - B + B * self.lengths[position] / average);
+            let score = weight * idf * frequency * (K1 + 1.0) / (frequency + norm);
+            scores.offer(position, score);
         }
-        scores.into_iter().collect()
+    }
+
+    /// What it tells that a memory is one of so many (inverse document frequency).
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "counts below 20,000 are exact in f32"
+    )]
+    fn rarity(&self, containing: usize) -> f32 {
+        let (count, containing) = (self.memories.len() as f32, containing as f32);
+        (1.0 + (count - containing + 0.5) / (containing + 0.5)).ln()
+    }
+}
+
+/// What a group of memories costs beside its key, in bytes.
+const GROUP_BYTES: usize = 48;
+
+/// Equal for memories that tell the same: for whom, and which fact or what words.
+fn group_key(memory: &Memory) -> Box<str> {
+    let agent = memory.agent.as_ref().map_or("", AgentId::as_str);
+    let told = match memory.kind {
+        MemoryKind::Fact => fact_key(&memory.content),
+        MemoryKind::Turn => None,
+    };
+    let mut key = format!("{agent}\n");
+    if let Some(fact) = told {
+        key.push_str("fact\n");
+        key.push_str(fact);
+    } else {
+        let folded = fold(&memory.content.to_lowercase());
+        key.extend(folded.chars().filter(|c| c.is_alphanumeric()));
+    }
+    key.into()
+}
+
+/// A word of a query.
+struct Wanted {
+    /// How often it stands there.
+    count: f32,
+    /// What it finds, with weights.
+    terms: Vec<(u32, f32)>,
+}
+
+/// Scores of memories, summed word by word; of the terms that one word finds,
+/// the best counts.
+struct Scores {
+    total: Vec<f32>,
+    word: Vec<f32>,
+    touched: Vec<usize>,
+}
+
+impl Scores {
+    fn new(memories: usize) -> Self {
+        Self {
+            total: vec![0.0; memories],
+            word: vec![0.0; memories],
+            touched: Vec::new(),
+        }
+    }
+
+    fn offer(&mut self, position: usize, score: f32) {
+        let best = &mut self.word[position];
+        if *best == 0.0 {
+            self.touched.push(position);
+        }
+        *best = best.max(score);
+    }
+
+    fn end_word(&mut self) {
+        for position in self.touched.drain(..) {
+            self.total[position] += std::mem::take(&mut self.word[position]);
+        }
+    }
+
+    fn into_list(self) -> Vec<(usize, f32)> {
+        let all = self.total.into_iter().enumerate();
+        all.filter(|(_, score)| *score > 0.0).collect()
     }
 }
 
@@ -205,6 +448,7 @@ mod tests {
 
     use super::*;
     use crate::domain::ids::ConversationId;
+    use crate::domain::language::Language;
 
     fn memory(agent: &str, call: &str, content: &str) -> Memory {
         Memory {
@@ -218,15 +462,21 @@ mod tests {
             after: String::new(),
             salience: 0.7,
             timestamp: Timestamp::UNIX_EPOCH,
+            language: None,
         }
     }
 
     fn found(index: &Index, query: &str) -> Vec<String> {
         let agent = AgentId::parse("a").unwrap();
+        let query = Query {
+            text: query,
+            agent: &agent,
+            now: Timestamp::UNIX_EPOCH,
+        };
         index
-            .search(query, &agent)
+            .search(&query)
             .into_iter()
-            .map(|m| m.content.clone())
+            .map(|m| m.content)
             .collect()
     }
 
@@ -251,7 +501,10 @@ mod tests {
             ..memory("a", "1", "Tuesdays, please")
         };
         let index = Index::new(vec![memory("a", "1", "I like roses"), answer]);
-        assert_eq!(found(&index, "delivery day"), ["Tuesdays, please"]);
+        assert_eq!(
+            found(&index, "delivery day"),
+            ["I like roses\n[Agent: Which day suits you for the delivery?]\nTuesdays, please"]
+        );
     }
 
     #[test]
@@ -291,5 +544,138 @@ mod tests {
         for query in ["number 7", "rose", "19"] {
             assert_eq!(found(&grown, query), found(&built, query));
         }
+    }
+
+    fn of_day(day: &str, memory: Memory) -> Memory {
+        Memory {
+            timestamp: format!("{day}T12:00:00Z").parse().unwrap(),
+            ..memory
+        }
+    }
+
+    fn fact(agent: &str, call: &str, content: &str) -> Memory {
+        Memory {
+            kind: MemoryKind::Fact,
+            ..memory(agent, call, content)
+        }
+    }
+
+    #[test]
+    fn of_a_fact_that_changed_the_newest_value_is_told_to_whom_it_was_said() {
+        let index = Index::new(vec![
+            of_day(
+                "2025-05-01",
+                fact("a", "1", "The caller's delivery day is Monday."),
+            ),
+            of_day(
+                "2025-05-09",
+                fact("a", "3", "The caller's delivery day is Friday."),
+            ),
+            // Learned last, said in between.
+            of_day(
+                "2025-05-05",
+                fact("a", "2", "The caller's delivery day is Tuesday."),
+            ),
+            of_day(
+                "2025-05-20",
+                fact("b", "4", "The caller's delivery day is Sunday."),
+            ),
+        ]);
+        for query in ["delivery day", "is the delivery on Monday?"] {
+            assert_eq!(
+                found(&index, query),
+                ["On 9 May 2025: The caller's delivery day is Friday."]
+            );
+        }
+    }
+
+    #[test]
+    fn what_was_said_twice_is_told_once_with_the_newer_date() {
+        let index = Index::new(vec![
+            of_day("2025-05-01", memory("a", "1", "I like roses!")),
+            of_day("2025-06-01", memory("a", "2", "i like Roses")),
+        ]);
+        assert_eq!(found(&index, "roses"), ["i like Roses"]);
+    }
+
+    #[test]
+    fn a_call_is_found_by_its_date_and_by_how_long_ago_it_was() {
+        let index = Index::new(vec![
+            of_day(
+                "2025-05-08",
+                memory("a", "1", "The hedge needs cutting tomorrow"),
+            ),
+            of_day("2025-11-18", memory("a", "2", "The pump makes a noise")),
+            of_day("2025-11-26", memory("a", "3", "The lamp is broken")),
+        ]);
+        assert_eq!(
+            found(&index, "what was it on 8 May?"),
+            ["On 8 May 2025: The hedge needs cutting tomorrow"]
+        );
+        let agent = AgentId::parse("a").unwrap();
+        let ask = |text: &str| {
+            let hits = index.search(&Query {
+                text,
+                agent: &agent,
+                now: "2025-11-27T09:00:00Z".parse().unwrap(),
+            });
+            hits.into_iter().next().map(|hit| hit.content)
+        };
+        assert_eq!(
+            ask("what did she say last week?").as_deref(),
+            Some("The pump makes a noise")
+        );
+        assert_eq!(ask("yesterday").as_deref(), Some("The lamp is broken"));
+    }
+
+    #[test]
+    fn each_call_is_read_in_its_own_language_and_a_question_in_all_of_them() {
+        let said = |language: &str, call: &str, content: &str| Memory {
+            language: Some(Language::parse(language).unwrap()),
+            ..memory("a", call, content)
+        };
+        let index = Index::new(vec![
+            said("de", "1", "Die Gartenhäuser sind mir zu teuer"),
+            said("en", "2", "I ordered two hedge trimmers"),
+            said("de", "3", "Die Lieferadresse ist der Hof meiner Schwester"),
+            said("nl", "4", "De bezorging mag naar mijn werk"),
+        ]);
+        for (query, expected) in [
+            ("Gartenhaus", "Die Gartenhäuser sind mir zu teuer"),
+            ("Adresse", "Die Lieferadresse ist der Hof meiner Schwester"),
+            (
+                "wohin wird geliefert",
+                "Die Lieferadresse ist der Hof meiner Schwester",
+            ),
+            ("ordering a trimmer", "I ordered two hedge trimmers"),
+            ("bezorgadres", "De bezorging mag naar mijn werk"),
+        ] {
+            assert_eq!(
+                found(&index, query).first().map(String::as_str),
+                Some(expected),
+                "{query}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_keeps_to_its_room_and_shows_nothing_of_another_agent() {
+        let long = "garden ".repeat(30);
+        let index = Index::new(
+            (0..60)
+                .map(|i| Memory {
+                    agent: AgentId::parse(if i % 2 == 0 { "a" } else { "b" }).ok(),
+                    ..memory(
+                        "a",
+                        "1",
+                        &format!("{i}{} {long}", if i % 2 == 0 { "own" } else { "foreign" }),
+                    )
+                })
+                .collect(),
+        );
+        let hits = found(&index, "garden");
+        let chars: usize = hits.iter().map(|hit| hit.chars().count()).sum();
+        assert!(chars <= answer::ROOM.max(10 * 220), "{chars}");
+        assert!(hits.iter().all(|hit| !hit.contains("foreign")));
     }
 }

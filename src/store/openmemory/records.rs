@@ -16,6 +16,7 @@ use super::tier_records::{ProfileRecord, StateRecord};
 use crate::clients::Record;
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::{AgentId, ConversationId};
+use crate::domain::language::Language;
 use crate::domain::legacy;
 use crate::domain::memory::{FACT_SALIENCE, Memory, MemoryKind, Sector, TURN_SALIENCE};
 
@@ -118,6 +119,8 @@ pub(super) struct MemoryRecord {
     salience: Field<f32>,
     #[serde(default)]
     timestamp: Field<Timestamp>,
+    #[serde(default)]
+    language: Field<Language>,
     #[serde(skip)]
     created_at: Timestamp,
 }
@@ -136,6 +139,10 @@ impl MemoryRecord {
             after: Field::Read(memory.after.clone()),
             salience: Field::Read(memory.salience),
             timestamp: Field::Read(memory.timestamp),
+            language: memory
+                .language
+                .clone()
+                .map_or_else(Field::default, Field::Read),
             created_at: Timestamp::default(),
         }
     }
@@ -167,6 +174,7 @@ impl MemoryRecord {
             after: self.after.get().cloned().unwrap_or_default(),
             salience: self.salience.get().copied().unwrap_or(salience),
             timestamp: *self.timestamp.get().unwrap_or(&self.created_at),
+            language: self.language.get().cloned(),
         })
     }
 }
@@ -190,6 +198,7 @@ pub(super) fn legacy_memory(record: &Record) -> Option<Memory> {
         after: String::new(),
         salience: TURN_SALIENCE,
         timestamp: Timestamp::from_millisecond(record.created_at).unwrap_or(Timestamp::UNIX_EPOCH),
+        language: None,
     })
 }
 

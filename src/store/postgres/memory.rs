@@ -38,7 +38,8 @@ macro_rules! state_columns {
 }
 macro_rules! memory_columns {
     () => {
-        "agent, conversation_id, ordinal, kind, sector, content, said_before, said_after, salience, said_at"
+        "agent, conversation_id, ordinal, kind, sector, content, said_before, said_after, salience, said_at,
+         language"
     };
 }
 
@@ -654,13 +655,13 @@ async fn save_memories(db: &mut Transaction, caller: &CallerId, memories: &[Memo
         |of: fn(&Memory) -> &str| -> Vec<_> { memories.iter().map(|m| text(of(m))).collect() };
     sqlx::query(
         "INSERT INTO memories (caller, agent, conversation_id, ordinal, kind, sector, content, said_before,
-             said_after, salience, said_at)
+             said_after, salience, said_at, language)
          SELECT $1, agent, conversation_id, ordinal, kind, sector, content, said_before, said_after, salience,
-             said_at
+             said_at, language
          FROM unnest($2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[],
-             $9::text[], $10::real[], $11::bigint[]) WITH ORDINALITY
+             $9::text[], $10::real[], $11::bigint[], $12::text[]) WITH ORDINALITY
              AS m (agent, conversation_id, ordinal, kind, sector, content, said_before, said_after, salience,
-                 said_at, place)
+                 said_at, language, place)
          ORDER BY place",
     )
     .bind(caller.as_str())
@@ -674,6 +675,7 @@ async fn save_memories(db: &mut Transaction, caller: &CallerId, memories: &[Memo
     .bind(column(|m| &m.after))
     .bind(memories.iter().map(|m| m.salience).collect::<Vec<_>>())
     .bind(memories.iter().map(|m| millis(m.timestamp)).collect::<Vec<_>>())
+    .bind(memories.iter().map(|m| m.language.as_ref().map(Language::as_str)).collect::<Vec<_>>())
     .execute(db)
     .await?;
     Ok(())

@@ -12,6 +12,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_initial.sql"),
     include_str!("migrations/0002_traces.sql"),
     include_str!("migrations/0003_reconciliation.sql"),
+    include_str!("migrations/0004_search.sql"),
 ];
 /// The key of the lock under which one instance at a time migrates.
 const LOCK: i64 = 0x0065_6c61_6f6d_7301;

@@ -121,6 +121,7 @@ pub(super) fn state(row: &PgRow) -> Result<ConversationState> {
 pub(super) fn memory(row: &PgRow) -> Result<Memory> {
     let (kind, sector): (&str, &str) = (row.try_get("kind")?, row.try_get("sector")?);
     let agent_id: Option<&str> = row.try_get("agent")?;
+    let language: Option<&str> = row.try_get("language")?;
     Ok(Memory {
         agent: agent_id.map(|_| agent(row)).transpose()?,
         conversation_id: conversation(row)?,
@@ -132,5 +133,6 @@ pub(super) fn memory(row: &PgRow) -> Result<Memory> {
         after: row.try_get("said_after")?,
         salience: row.try_get("salience")?,
         timestamp: time(row, "said_at")?,
+        language: language.and_then(|code| Language::parse(code).ok()),
     })
 }

@@ -440,8 +440,9 @@ fn save_state(
 fn save_memory(db: &Connection, caller: &CallerId, memory: &Memory) -> Result<()> {
     db.prepare_cached(
         "INSERT INTO memories
-            (caller, agent, conversation_id, ordinal, sector, content, said_before, said_after, salience, said_at, kind)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+            (caller, agent, conversation_id, ordinal, sector, content, said_before, said_after, salience, said_at, kind,
+             language)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
     )?
     .execute(params![
         caller.as_str(),
@@ -455,6 +456,7 @@ fn save_memory(db: &Connection, caller: &CallerId, memory: &Memory) -> Result<()
         memory.salience,
         millis(memory.timestamp),
         memory.kind.as_str(),
+        memory.language.as_ref().map(Language::as_str),
     ])?;
     Ok(())
 }

@@ -134,6 +134,7 @@ pub(super) fn memory(row: &Row<'_>) -> Result<Memory> {
     let sector: String = row.get("sector")?;
     let kind: String = row.get("kind")?;
     let agent_id: Option<String> = row.get("agent")?;
+    let language: Option<String> = row.get("language")?;
     Ok(Memory {
         agent: agent_id.map(|_| agent(row)).transpose()?,
         conversation_id: conversation_id(row)?,
@@ -145,5 +146,6 @@ pub(super) fn memory(row: &Row<'_>) -> Result<Memory> {
         after: row.get("said_after")?,
         salience: row.get("salience")?,
         timestamp: time(row, "said_at")?,
+        language: language.and_then(|code| Language::parse(&code).ok()),
     })
 }
