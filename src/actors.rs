@@ -30,6 +30,7 @@ mod health;
 mod inbox;
 mod intensity;
 mod lanes;
+mod memory_vectors;
 mod openai;
 mod parsed_calls;
 mod pipeline;

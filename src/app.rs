@@ -15,7 +15,7 @@ use warp::Reply;
 use warp::filters::BoxedFilter;
 
 use crate::actors::{ActorSystem, StartError, Stuck, SystemOptions};
-use crate::clients::{ElevenLabs, OpenAi, OpenMemory};
+use crate::clients::{ElevenLabs, Embeddings, OpenAi, OpenMemory};
 use crate::compute::Compute;
 use crate::config::{Config, Services};
 use crate::domain::caller_rules::CallerRules;
@@ -122,6 +122,12 @@ impl Parts {
             openai: openai
                 .map(|(options, limits)| OpenAi::new(options).map(|client| (client, limits)))
                 .transpose()?,
+            embeddings: services
+                .embeddings
+                .clone()
+                .map(|(options, limits)| Embeddings::new(options).map(|client| (client, limits)))
+                .transpose()?,
+            vector_store: database.vector_store(),
             agent_ttl: services.agent_ttl,
             greeting_retry: services.greeting_retry,
             retention: services.retention,

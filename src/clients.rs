@@ -4,6 +4,7 @@
 //! caching and limiting belong to the actors.
 
 mod elevenlabs;
+mod embeddings;
 mod openai;
 mod openmemory;
 
@@ -17,6 +18,7 @@ pub use elevenlabs::{
     AssignedAgent, Branch, ConversationPage, ConversationQuery, ElevenLabs, ElevenLabsError,
     ListedAgent, ListedConversation, NewWebhook, PhoneNumber, StoredSecret, Tool, Webhook,
 };
+pub use embeddings::{Embedded, Embeddings, EmbeddingsOptions, TextRole};
 pub use openai::{OpenAi, OpenAiAnswer, OpenAiError, OpenAiOptions};
 pub use openmemory::{Added, Generation, OpenMemory, OpenMemoryError, Record};
 

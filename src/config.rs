@@ -14,7 +14,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::actors::{OpenAiLimits, Retention, SessionOptions};
-use crate::clients::OpenAiOptions;
+use crate::clients::{EmbeddingsOptions, OpenAiOptions};
 use crate::domain::caller_rules::CallerRules;
 use crate::domain::connection::PublicUrl;
 use crate::http::TrustedProxies;
@@ -62,6 +62,8 @@ pub struct Services {
     pub archive: ArchiveOptions,
     /// `OPENAI_…`; `None` without `OPENAI_API_KEY`.
     pub openai: Option<(OpenAiOptions, OpenAiLimits)>,
+    /// `EMBEDDINGS_…`; `None` without `EMBEDDINGS_MODEL`.
+    pub embeddings: Option<(EmbeddingsOptions, OpenAiLimits)>,
     /// `ELEVENLABS_BASE_URL` and `ELEVENLABS_API_KEY`; `None` without the key.
     pub elevenlabs: Option<(String, SecretString)>,
     /// `PUBLIC_URL`; `None` if it is not known where ElevenLabs reaches the webhooks.

@@ -29,3 +29,4 @@ pub mod search;
 pub mod standing;
 pub mod tiers;
 pub mod trace_context;
+pub mod vector;

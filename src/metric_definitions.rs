@@ -15,8 +15,9 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 pub use figures::Figures;
 pub use labels::{
-    ActorKind, CacheResult, CallOutcome, Dropped, Endpoint, Label, OpenAiOutcome, Pool, Reconciled,
-    RingOutcome, SearchOutcome, Status, Tier, TierResult, TokenKind, WebhookState,
+    ActorKind, CacheResult, CallOutcome, Dropped, Endpoint, Label, OpenAiOutcome, Pool,
+    QuestionVector, Reconciled, RingOutcome, SearchOutcome, Status, Tier, TierResult, TokenKind,
+    WebhookState,
 };
 
 /// One metric handle for each value of a label.
@@ -70,6 +71,14 @@ pub struct Metrics {
     pub openai_limiter_wait: Histogram,
     /// `elaoms_openai_breaker_open`
     pub openai_breaker_open: Gauge,
+    /// `elaoms_embeddings_requests_total{outcome}`
+    pub embeddings_requests: Family<OpenAiOutcome, Counter>,
+    /// `elaoms_embeddings_tokens_total`
+    pub embeddings_tokens: Counter,
+    /// `elaoms_embeddings_waiting_callers`
+    pub vectors_waiting: Gauge,
+    /// `elaoms_search_question_vectors_total{result}`
+    pub question_vectors: Family<QuestionVector, Counter>,
     /// `elaoms_agent_cache_requests_total{result}`
     pub agent_cache_requests: Family<CacheResult, Counter>,
     /// `elaoms_agent_cache_entries`
@@ -207,6 +216,14 @@ impl Metrics {
             openai_cost: zero(counter!("elaoms_openai_cost_nanodollars_total")),
             openai_limiter_wait: histogram!("elaoms_openai_limiter_wait_seconds"),
             openai_breaker_open: unset(gauge!("elaoms_openai_breaker_open")),
+            embeddings_requests: Family::new(|o: OpenAiOutcome| {
+                zero(counter!("elaoms_embeddings_requests_total", "outcome" => o.as_str()))
+            }),
+            embeddings_tokens: zero(counter!("elaoms_embeddings_tokens_total")),
+            vectors_waiting: unset(gauge!("elaoms_embeddings_waiting_callers")),
+            question_vectors: Family::new(|q: QuestionVector| {
+                zero(counter!("elaoms_search_question_vectors_total", "result" => q.as_str()))
+            }),
             agent_cache_requests: Family::new(|r: CacheResult| {
                 zero(counter!("elaoms_agent_cache_requests_total", "result" => r.as_str()))
             }),

@@ -24,6 +24,7 @@ mod register;
 mod report;
 mod sqlite;
 mod transfer;
+mod vectors;
 
 pub use archive::{Archive, ArchiveOptions, AudioSpool, BatchTurn, BucketOptions, Removed};
 pub use database::{Database, DatabaseUrl};
@@ -36,15 +37,17 @@ pub use ledger::{
 pub use memory::{ErasedMemory, KnownCalls, MemoryStore};
 pub use openmemory::{Adopted, OpenMemoryStore};
 pub use postgres::{
-    Clock, PostgresDatabase, PostgresLedger, PostgresMemoryStore, PostgresRegister, move_ledger,
+    Clock, PostgresDatabase, PostgresLedger, PostgresMemoryStore, PostgresRegister,
+    PostgresVectorStore, move_ledger,
 };
 pub use register::{AuditEntry, Decision, PendingErasure, Register};
 pub use report::{CallerReport, DecisionsReport, ShownCaller};
 pub use sqlite::{
     BackupProgress, Contents, Restored, SqliteDatabase, SqliteLedger, SqliteMemoryStore,
-    SqliteRecordIndex, SqliteRegister, back_up, restore,
+    SqliteRecordIndex, SqliteRegister, SqliteVectorStore, back_up, restore,
 };
 pub use transfer::{CallerExport, Moved, call_mark, caller_mark};
+pub use vectors::{VectorStore, WantingCaller};
 
 /// Why the store could not do what was asked. Never holds a caller's data.
 #[derive(Debug, Clone, thiserror::Error)]

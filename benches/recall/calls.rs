@@ -9,6 +9,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::meaning::Meaning;
+
 /// Memories of an answer among which the right one must be.
 const FIRST: usize = 3;
 
@@ -61,29 +63,43 @@ pub fn memories(id: &str, started: i64, language: Option<&str>, turns: Value) ->
     }
 }
 
-pub fn index_of(set_calls: &[(i64, Value)], language: Option<&str>) -> Index {
-    let calls = set_calls.iter().enumerate();
-    let all = calls.flat_map(|(i, (started, turns))| {
-        memories(&format!("conv_{i}"), *started, language, turns.clone())
-    });
-    Index::new(all.collect())
+pub fn index_of(
+    calls: &[(i64, Value)],
+    language: Option<&str>,
+    meaning: Option<&Meaning>,
+) -> Index {
+    let calls = calls.iter().enumerate();
+    let all: Vec<Memory> = calls
+        .flat_map(|(i, (started, turns))| {
+            memories(&format!("conv_{i}"), *started, language, turns.clone())
+        })
+        .collect();
+    let vectors = meaning.map(|meaning| meaning.of_memories(&all));
+    let mut index = Index::new(all);
+    index.attach(vectors.unwrap_or_default());
+    index
 }
 
 pub fn turn(is_callers: bool, text: &str) -> Value {
     json!({"role": if is_callers { "user" } else { "agent" }, "message": text})
 }
 
-pub fn measure(verbose: bool) {
+pub fn measure(meaning: Option<&Meaning>, verbose: bool) {
     for (name, text) in SETS {
         let sets: Sets = serde_json::from_str(text).expect("good data");
-        println!("\nquestions about calls, {name} set: found among the first {FIRST}");
+        let how = if meaning.is_some() {
+            "words and meaning"
+        } else {
+            "words"
+        };
+        println!("\nquestions about calls, {name} set, {how}: found among the first {FIRST}");
         println!("| language | questions | language told | language detected |");
         println!("|---|---|---|---|");
         let mut sums = [0.0; 2];
         let mut questions = 0;
         for set in &sets.sets {
-            let told = set.found(Some(&set.language), verbose);
-            let detected = set.found(None, false);
+            let told = set.found(Some(&set.language), meaning, verbose);
+            let detected = set.found(None, meaning, false);
             let count = set.questions.len();
             println!(
                 "| {} | {count} | {:.2} | {:.2} |",
@@ -109,7 +125,7 @@ fn share(found: usize, of: usize) -> f64 {
 }
 
 impl Set {
-    fn found(&self, language: Option<&str>, verbose: bool) -> usize {
+    fn found(&self, language: Option<&str>, meaning: Option<&Meaning>, verbose: bool) -> usize {
         let calls: Vec<(i64, Value)> = self
             .calls
             .iter()
@@ -119,10 +135,12 @@ impl Set {
                 (at.as_second(), turns.collect())
             })
             .collect();
-        let index = index_of(&calls, language);
+        let index = index_of(&calls, language, meaning);
         let agent = agent();
         let is_found = |question: &&Question| {
+            let vector = meaning.map(|meaning| meaning.of_question(&question.q));
             let query = Query {
+                vector: vector.as_ref(),
                 text: &question.q,
                 agent: &agent,
                 now: "2025-12-15T09:00:00Z".parse().expect("a time"),

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::calls;
+use crate::meaning::Meaning;
 
 const FIRST: usize = 10;
 
@@ -26,7 +27,7 @@ struct Caller {
     questions: Vec<(String, Vec<String>, Value)>,
 }
 
-pub fn measure() {
+pub fn measure(meaning: Option<&Meaning>) {
     let Ok(path) = std::env::var("LOCOMO") else {
         println!("\nLoCoMo: left out, LOCOMO names no file");
         return;
@@ -50,10 +51,12 @@ pub fn measure() {
                 (started, turns.collect())
             })
             .collect();
-        let index = calls::index_of(&sessions, None);
+        let index = calls::index_of(&sessions, None, meaning);
         for (text, evidence, category) in &caller.questions {
             let now = Timestamp::from_second(1_764_000_000).expect("a time");
+            let vector = meaning.map(|meaning| meaning.of_question(text));
             let query = Query {
+                vector: vector.as_ref(),
                 text,
                 agent: &agent,
                 now,
@@ -82,7 +85,12 @@ pub fn measure() {
     let (sum, count) = categories
         .values()
         .fold((0.0, 0), |(s, c), (a, b)| (s + a, c + b));
-    println!("\nLoCoMo: recall@{FIRST} within {ROOM} characters");
+    let how = if meaning.is_some() {
+        "words and meaning"
+    } else {
+        "words"
+    };
+    println!("\nLoCoMo, {how}: recall@{FIRST} within {ROOM} characters");
     for (category, (sum, count)) in &categories {
         println!(
             "| category {category} | {count} | {:.3} |",

@@ -10,6 +10,7 @@
 
 mod calls;
 mod locomo;
+mod meaning;
 mod names;
 mod speed;
 
@@ -20,14 +21,21 @@ fn main() {
         named.is_empty() || named.iter().any(|a| *a == part)
     };
     let verbose = arguments.iter().any(|a| a == "--misses");
+    let meaning = meaning::Meaning::from_environment();
     if wants("calls") {
-        calls::measure(verbose);
+        calls::measure(None, verbose);
+    }
+    if let (true, Some(meaning)) = (wants("calls"), &meaning) {
+        calls::measure(Some(meaning), verbose);
     }
     if wants("names") {
         names::measure(verbose);
     }
     if wants("locomo") {
-        locomo::measure();
+        locomo::measure(None);
+    }
+    if let (true, Some(meaning)) = (wants("locomo"), &meaning) {
+        locomo::measure(Some(meaning));
     }
     if wants("speed") {
         speed::measure();

@@ -3,13 +3,64 @@
 use std::collections::BTreeMap;
 
 use elaoms::domain::call_event::{Role, Turn};
-use elaoms::domain::name;
+use elaoms::domain::name::{self, CallerName};
 use serde::Deserialize;
 
 /// As the [calls](crate::calls): one set to build with, one to check.
 const SETS: [(&str, &str); 2] = [
     ("development", include_str!("data/names_a.jsonl")),
     ("check", include_str!("data/names_b.jsonl")),
+];
+
+/// Names in the lines whose caller gives none: of agents, of others, of places.
+const SPOKEN_OF: &[&str] = &[
+    "tom",
+    "nora",
+    "priya",
+    "emma",
+    "dave",
+    "margaret",
+    "paris",
+    "kevin",
+    "jessica",
+    "charlie",
+    "robert",
+    "susan",
+    "jackson",
+    "luis",
+    "nguyen",
+    "monika",
+    "clara",
+    "pablo",
+    "sofía",
+    "laurent",
+    "lyon",
+    "léa",
+    "paola",
+    "milano",
+    "alice",
+    "júlia",
+    "lisboa",
+    "henk",
+    "lotte",
+    "utrecht",
+    "göran",
+    "maja",
+    "malmö",
+    "zosia",
+    "krzysztof",
+    "светлана",
+    "анна",
+    "linda",
+    "sam",
+    "marco",
+    "anders",
+    "jan",
+    "peter",
+    "anna",
+    "maria",
+    "thomas",
+    "lena",
 ];
 
 #[derive(Deserialize)]
@@ -47,7 +98,27 @@ pub fn measure(verbose: bool) {
                 count.right += usize::from(is_right);
             }
         }
+        let lines: Vec<Line> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("good data"))
+            .collect();
+        let named = lines.iter().filter(|line| line.name.is_some()).count();
+        let kept = lines
+            .iter()
+            .filter(|line| line.keeps_the_truth(verbose))
+            .count();
+        let made_up: Vec<String> = lines
+            .iter()
+            .flat_map(|line| line.takes_what_is_made_up())
+            .collect();
+        if verbose {
+            println!("  made up: {made_up:?}");
+        }
         println!("\nnames, {name} set");
+        println!(
+            "with a model that hears right {kept} of {named}; of names that a model makes up {} are taken",
+            made_up.len()
+        );
         println!("| language | names | precision | recall |");
         println!("|---|---|---|---|");
         for (language, count) in counts {
@@ -63,10 +134,9 @@ pub fn measure(verbose: bool) {
 }
 
 impl Line {
-    fn heard(&self) -> Option<String> {
-        let turns: Vec<Turn> = self
-            .turns
-            .iter()
+    fn turns(&self) -> Vec<Turn> {
+        let turns = self.turns.iter();
+        turns
             .map(|(who, text)| Turn {
                 role: if who == "agent" {
                     Role::Agent
@@ -75,7 +145,39 @@ impl Line {
                 },
                 text: text.clone(),
             })
-            .collect();
+            .collect()
+    }
+
+    /// Whether the right name is known once a model has named it.
+    fn keeps_the_truth(&self, verbose: bool) -> bool {
+        let Some(name) = &self.name else {
+            return false;
+        };
+        let name = CallerName::parse(name).expect("a name");
+        let kept = name::confirmed_by_turns(name, &self.turns()).is_some();
+        if verbose && !kept {
+            println!("  not confirmed {:?}: {:?}", self.name, self.turns);
+        }
+        kept
+    }
+
+    /// A model names everybody who is spoken of where the caller names nobody.
+    fn takes_what_is_made_up(&self) -> Vec<String> {
+        if self.name.is_some() {
+            return Vec::new();
+        }
+        let said = self.turns.iter().map(|(_, text)| text.as_str());
+        let words = said.flat_map(|text| text.split(|c: char| !(c.is_alphabetic() || c == '-')));
+        words
+            .filter(|word| SPOKEN_OF.contains(&&*word.to_lowercase()))
+            .filter_map(|word| CallerName::parse(word).ok())
+            .filter_map(|name| name::confirmed_by_turns(name, &self.turns()))
+            .map(|name| format!("{name}: {:?}", self.turns))
+            .collect()
+    }
+
+    fn heard(&self) -> Option<String> {
+        let turns = self.turns();
         let (name, _) = name::told(&turns, &[]).given?;
         Some(name.to_string())
     }

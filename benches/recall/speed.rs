@@ -35,6 +35,7 @@ pub fn measure() {
             .map(|i| {
                 let text = format!("when did {}", sentence(i * 13));
                 let query = Query {
+                    vector: None,
                     text: &text,
                     agent: &agent,
                     now: Timestamp::now(),

@@ -299,6 +299,7 @@ fn search(data: &[u8]) {
             text,
             agent: &agent,
             now: Timestamp::UNIX_EPOCH,
+            vector: None,
         })
     };
     let found = ask(&index, &query);

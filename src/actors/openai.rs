@@ -21,6 +21,7 @@ use crate::domain::greeting::Greeting;
 use crate::domain::prompt::GreetingPrompt;
 use crate::metric_definitions::{Metrics, OpenAiOutcome, TokenKind};
 
+pub(super) use budget::Budget;
 pub use budget::OpenAiLimits;
 pub(super) use dispatcher::{Message, OpenAiActor, Setup};
 
@@ -293,7 +294,7 @@ fn failed(error: &OpenAiError, tried: u32) -> Failed {
     }
 }
 
-fn outcome(error: &OpenAiError) -> OpenAiOutcome {
+pub(super) fn outcome(error: &OpenAiError) -> OpenAiOutcome {
     match error {
         OpenAiError::RateLimited { .. } => OpenAiOutcome::RateLimited,
         OpenAiError::QuotaExhausted => OpenAiOutcome::Quota,

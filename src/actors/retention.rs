@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use ractor::{ActorProcessingErr, ActorRef};
 use tokio::task::JoinHandle;
 
+use super::memory_vectors::MemoryVectors;
 use super::router::Sessions;
 use super::worker::Worker;
 use crate::store::{Archive, Ledger, MemoryStore};
@@ -41,6 +42,8 @@ pub(super) struct Setup {
     pub store: Arc<dyn MemoryStore>,
     pub archive: Archive,
     pub sessions: Sessions,
+    /// `None` without an embeddings model.
+    pub vectors: Option<MemoryVectors>,
 }
 
 pub(super) struct RetentionActor {
@@ -133,6 +136,11 @@ impl Setup {
                 }
             }
             tokio::time::sleep(PAUSE).await;
+        }
+        if let (Old::Memories(before), Some(vectors)) = (old, &self.vectors)
+            && let Err(error) = vectors.expire(before).await
+        {
+            tracing::warn!(%error, "Vectors of old memories could not be removed");
         }
         if gone > 0 {
             tracing::info!("{gone} old {what} were removed");

@@ -23,6 +23,7 @@ use super::slot::Slot;
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::AgentId;
 use crate::domain::learning::Learning;
+use crate::domain::memory::MemoryVector;
 use crate::domain::name::CallerName;
 use crate::domain::profile::UniversalProfile;
 use crate::domain::search::{Hit, Query};
@@ -189,7 +190,15 @@ impl Sessions {
         query: &str,
     ) -> Result<Vec<Hit>, StoreError> {
         self.searching.insert(agent);
-        self.load_index(caller, published).await?;
+        let vector = async {
+            let vectors = self.dependencies.vectors.as_ref()?;
+            if !published.index().may_have_vectors() {
+                return None;
+            }
+            vectors.of_question(query).await
+        };
+        let (loaded, vector) = tokio::join!(self.load_index(caller, published), vector);
+        loaded?;
         let (index, query, agent) = (
             Arc::clone(published.index()),
             query.to_owned(),
@@ -200,6 +209,7 @@ impl Sessions {
                 text: &query,
                 agent: &agent,
                 now: Timestamp::now(),
+                vector: vector.as_ref(),
             })
         };
         // Evicted just now, there is no time to load it again.
@@ -208,6 +218,17 @@ impl Sessions {
             Ok(None) => Err(StoreError::Unavailable("the memories did not fit".into())),
             Err(error) => Err(StoreError::Unavailable(error.to_string())),
         }
+    }
+
+    /// What some of a caller's memories mean is known now.
+    pub(super) async fn attach(&self, caller: &CallerId, vectors: Vec<MemoryVector>) {
+        let Some(published) = self.shard(caller).table.get(caller) else {
+            return;
+        };
+        let index = Arc::clone(published.index());
+        let attached = move || index.attach(vectors);
+        // A panic leaves out nothing that searches cannot do without.
+        let _ = self.dependencies.compute.run(attached).await;
     }
 
     /// Memories were removed from the store: whoever searches loads them anew.

@@ -22,6 +22,7 @@ use ractor::{ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::memory_vectors::MemoryVectors;
 use super::worker::Worker;
 use crate::compute::Compute;
 use crate::domain::caller_id::CallerId;
@@ -49,6 +50,8 @@ pub(super) struct Dependencies {
     pub register: Arc<dyn Register>,
     /// For indexes and searches.
     pub compute: Compute,
+    /// `None` without an embeddings model.
+    pub vectors: Option<MemoryVectors>,
     pub indexes: Arc<IndexBudget>,
     pub metrics: Arc<Metrics>,
     pub caller_ids: CallerIdFormat,
@@ -184,7 +187,15 @@ impl SessionActor {
                 claim,
                 reply,
             } => {
-                let result = within_limit(store.learn(&learning, Some(claim))).await;
+                let learned = async {
+                    let learned = store.learn(&learning, Some(claim)).await?;
+                    // In the same change, so that no erasure comes between.
+                    if let Some(vectors) = &dependencies.vectors {
+                        vectors.want(&self.setup.caller).await?;
+                    }
+                    Ok(learned)
+                };
+                let result = within_limit(learned).await;
                 if let Ok(learned) = &result {
                     let (profile, state) = (learned.profile.clone(), learned.state.clone());
                     published.update(|view| {
@@ -292,6 +303,9 @@ impl SessionActor {
     async fn merge(&self, number: &CallerId) -> Result<Tiers, StoreError> {
         let (store, caller) = (&self.setup.dependencies.store, &self.setup.caller);
         store.merge(number, caller).await?;
+        if let Some(vectors) = &self.setup.dependencies.vectors {
+            vectors.moved(number, caller).await?;
+        }
         store.tiers(caller).await
     }
 }

@@ -19,6 +19,7 @@ use super::fleet::{FleetSize, FleetWatch};
 use super::health::Health;
 use super::inbox::{self, Inbox, InboxActor, Intake};
 use super::intensity::RestartIntensity;
+use super::memory_vectors::{self, MakerActor, MemoryVectors};
 use super::openai::{self, OpenAiActor, OpenAiClient, OpenAiLimits};
 use super::parsed_calls::ParsedCalls;
 use super::pipeline::Pipeline;
@@ -31,12 +32,12 @@ use super::slot::Slot;
 use super::webhook_watch::{self, WebhookWatch};
 use super::worker::{Worker, WorkerActor};
 use crate::account::Account;
-use crate::clients::{ElevenLabs, OpenAi};
+use crate::clients::{ElevenLabs, Embeddings, OpenAi};
 use crate::compute::Compute;
 use crate::domain::caller_rules::CallerRules;
 use crate::domain::connection::PublicUrl;
 use crate::metric_definitions::{ActorKind, Label, Metrics};
-use crate::store::{Archive, Ledger, MemoryStore, Register, StoreError};
+use crate::store::{Archive, Ledger, MemoryStore, Register, StoreError, VectorStore};
 use crate::telemetry::CallerIdFormat;
 
 /// Restarts within [`RESTART_WINDOW`] before the root gives up.
@@ -71,6 +72,10 @@ pub struct SystemOptions {
     pub reconcile_interval: Option<Duration>,
     /// `None` without `OPENAI_API_KEY`: no greetings are made.
     pub openai: Option<(OpenAi, OpenAiLimits)>,
+    /// `None` without `EMBEDDINGS_MODEL`: words alone are searched.
+    pub embeddings: Option<(Embeddings, OpenAiLimits)>,
+    /// Where vectors of memories are kept.
+    pub vector_store: Arc<dyn VectorStore>,
     /// How long an agent profile is fresh.
     pub agent_ttl: Duration,
     /// How long a greeting is tried for.
@@ -145,6 +150,10 @@ impl ActorSystem {
             Arc::clone(&metrics),
         )
         .await?;
+        let vectors = options.embeddings.map(|(client, limits)| {
+            let store = Arc::clone(&options.vector_store);
+            MemoryVectors::new(client, limits, store, Arc::clone(&metrics))
+        });
         let directory = Directory::load(Arc::clone(&options.register)).await?;
         let dependencies = Arc::new(Dependencies {
             store: Arc::clone(&store),
@@ -152,6 +161,7 @@ impl ActorSystem {
             register: Arc::clone(&options.register),
             // Somebody on the line waits for a search.
             compute: Compute::foreground(),
+            vectors: vectors.clone(),
             indexes: Arc::default(),
             metrics: Arc::clone(&metrics),
             caller_ids: options.caller_ids.clone(),
@@ -261,8 +271,20 @@ impl ActorSystem {
                 store: Arc::clone(&store),
                 archive: archive.clone(),
                 sessions: sessions.clone(),
+                vectors: vectors.clone(),
             },
         )));
+        if let Some(vectors) = vectors.filter(|_| options.works) {
+            children.push(Child::new(Kind::VectorMaker(
+                vectors.slot().clone(),
+                memory_vectors::Setup {
+                    vectors,
+                    ledger: Arc::clone(&ledger),
+                    store: Arc::clone(&store),
+                    sessions: sessions.clone(),
+                },
+            )));
+        }
         if options.works {
             children.push(Child::new(Kind::Reconciler(
                 reconciler.slot().clone(),
@@ -362,6 +384,7 @@ enum Kind {
     Inbox(Slot<inbox::Message>, inbox::Setup),
     Archiver(Slot<archiver::Message>, archiver::Setup),
     Retention(Slot<retention::Message>, retention::Setup),
+    VectorMaker(Slot<memory_vectors::Message>, memory_vectors::Setup),
     Reconciler(Slot<reconciler::Message>, reconciler::Setup),
     WebhookWatch(Slot<webhook_watch::Message>, webhook_watch::Setup),
 }
@@ -382,6 +405,7 @@ impl Child {
             Kind::Inbox(..) => ActorKind::Inbox,
             Kind::Archiver(..) => ActorKind::Archiver,
             Kind::Retention(..) => ActorKind::Retention,
+            Kind::VectorMaker(..) => ActorKind::VectorMaker,
             Kind::Reconciler(..) => ActorKind::Reconciler,
             Kind::WebhookWatch(..) => ActorKind::WebhookWatch,
         }
@@ -419,6 +443,9 @@ impl Child {
             }
             Kind::Retention(slot, setup) => {
                 start(worker::<RetentionActor>(beacon), slot, setup, root).await
+            }
+            Kind::VectorMaker(slot, setup) => {
+                start(worker::<MakerActor>(beacon), slot, setup, root).await
             }
             Kind::Reconciler(slot, setup) => {
                 start(worker::<ReconcilerActor>(beacon), slot, setup, root).await

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use reqwest::StatusCode;
+use reqwest::{RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
@@ -167,38 +167,23 @@ impl OpenAi {
     pub async fn complete(&self, prompt: &GreetingPrompt) -> Result<OpenAiAnswer, OpenAiError> {
         let plain = self.plain_json.load(Ordering::Relaxed);
         let mut reply = self.request(prompt, plain).await?;
-        if !plain && reply.refuses_format() {
+        if !plain && reply.refuses("response_format") {
             tracing::warn!("The model server refuses json_schema; json_object is used instead");
             self.plain_json.store(true, Ordering::Relaxed);
             reply = self.request(prompt, true).await?;
         }
-        reply.read()
+        answer(reply.success()?)
     }
 
     async fn request(&self, prompt: &GreetingPrompt, plain: bool) -> Result<Reply, OpenAiError> {
         let url = format!("{}/chat/completions", self.options.base_url);
-        let response = self
+        let request = self
             .http
             .post(url)
             .timeout(self.options.timeout)
             .bearer_auth(self.options.api_key.expose_secret())
-            .json(&self.body(prompt, plain))
-            .send()
-            .await
-            .map_err(transport)?;
-        let status = response.status();
-        let retry_after = retry_after(response.headers(), Timestamp::now());
-        let body = bounded_body(response, MAX_ANSWER_BYTES)
-            .await
-            .map_err(|e| match e {
-                BodyError::TooLarge => OpenAiError::Unusable("it is too large"),
-                BodyError::Http(e) => transport(e),
-            })?;
-        Ok(Reply {
-            status,
-            retry_after,
-            body: serde_json::from_slice(&body).unwrap_or_default(),
-        })
+            .json(&self.body(prompt, plain));
+        Reply::to(request, MAX_ANSWER_BYTES).await
     }
 
     fn body(&self, prompt: &GreetingPrompt, plain: bool) -> Value {
@@ -266,8 +251,8 @@ fn answer(body: &Value) -> Result<OpenAiAnswer, OpenAiError> {
     })
 }
 
-/// What the server said, of which only facts leave this file.
-struct Reply {
+/// What the server said, of which only facts leave the clients.
+pub(super) struct Reply {
     status: StatusCode,
     /// How long the server asks to wait.
     retry_after: Option<Duration>,
@@ -276,22 +261,39 @@ struct Reply {
 }
 
 impl Reply {
-    fn read(&self) -> Result<OpenAiAnswer, OpenAiError> {
+    /// Sends a request and reads at most so many bytes of the answer.
+    pub(super) async fn to(request: RequestBuilder, most: usize) -> Result<Self, OpenAiError> {
+        let response = request.send().await.map_err(transport)?;
+        let status = response.status();
+        let retry_after = retry_after(response.headers(), Timestamp::now());
+        let body = bounded_body(response, most).await.map_err(|e| match e {
+            BodyError::TooLarge => OpenAiError::Unusable("it is too large"),
+            BodyError::Http(e) => transport(e),
+        })?;
+        Ok(Self {
+            status,
+            retry_after,
+            body: serde_json::from_slice(&body).unwrap_or_default(),
+        })
+    }
+
+    /// The body of a success.
+    pub(super) fn success(&self) -> Result<&Value, OpenAiError> {
         if self.status.is_success() {
-            answer(&self.body)
+            Ok(&self.body)
         } else {
             Err(self.refusal())
         }
     }
 
-    /// Whether the request is refused for its `response_format`.
-    fn refuses_format(&self) -> bool {
+    /// Whether the request is refused for a field of it.
+    pub(super) fn refuses(&self, field: &str) -> bool {
         let error = &self.body["error"];
         matches!(self.status.as_u16(), 400 | 422)
             && [error, &error["message"], &error["param"]]
                 .into_iter()
                 .filter_map(Value::as_str)
-                .any(|text| text.contains("response_format"))
+                .any(|text| text.contains(field))
     }
 
     fn refusal(&self) -> OpenAiError {
@@ -360,7 +362,7 @@ mod tests {
 
     #[test]
     fn of_an_error_only_the_status_and_known_reasons_are_repeated() {
-        let told = |status, error| reply(status, error).read().unwrap_err().to_string();
+        let told = |status, error| reply(status, error).success().unwrap_err().to_string();
         let key = json!({"message": "Incorrect API key provided: sk-abc***xyz"});
         assert_eq!(told(401, key), "OpenAI API error: 401 - Invalid API key");
         let limit = json!({"message": "m", "type": "tokens", "code": "rate_limit_exceeded"});
@@ -387,7 +389,7 @@ mod tests {
 
     #[test]
     fn a_refused_format_is_recognised_by_its_message_or_parameter() {
-        let refused = |status, error| reply(status, error).refuses_format();
+        let refused = |status, error| reply(status, error).refuses("response_format");
         for error in [
             json!("response_format is unknown"),
             json!({"message": "response_format.type json_schema is not supported"}),

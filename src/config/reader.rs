@@ -1,6 +1,8 @@
 //! One setting after the other: what is missing or cannot be used is collected,
 //! so that an operator learns of all of it at once.
 
+mod openai;
+
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -12,12 +14,10 @@ use reqwest::header::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{ConfigError, Environment, SESSION_IDLE, Services, SetupConfig};
-use crate::actors::{OpenAiLimits, Retention, SessionOptions};
-use crate::clients::OpenAiOptions;
+use crate::actors::{Retention, SessionOptions};
 use crate::domain::caller_rules::{CallerRules, Region};
 use crate::domain::connection::PublicUrl;
 use crate::domain::ids::AgentId;
-use crate::domain::prices::Price;
 use crate::http::TrustedProxies;
 use crate::secrets::{AdminKey, Secrets};
 use crate::store::{ArchiveOptions, BucketOptions, DatabaseUrl};
@@ -190,7 +190,9 @@ impl<'a> Reader<'a> {
         let database = self.database();
         let openmemory = self.openmemory();
         let two_tier = self.switch("USE_TWO_TIER", true);
-        let openai = self.openai();
+        let account = self.openai_account();
+        let openai = self.openai(&account);
+        let embeddings = self.embeddings(&account);
         let elevenlabs = self.elevenlabs();
         let log_format = match self.text("LOG_FORMAT").as_deref() {
             None | Some("text") => LogFormat::Text,
@@ -228,6 +230,7 @@ impl<'a> Reader<'a> {
             two_tier,
             archive: self.archive(),
             openai,
+            embeddings,
             elevenlabs,
             public_url: self.public_url(),
             webhook_id: self.text("ELEVENLABS_WEBHOOK_ID"),
@@ -504,52 +507,6 @@ impl<'a> Reader<'a> {
                 default
             }
         }
-    }
-
-    fn openai(&mut self) -> Option<(OpenAiOptions, OpenAiLimits)> {
-        let base_url = self.url("OPENAI_BASE_URL", "https://api.openai.com/v1");
-        let model = self
-            .text("OPENAI_MODEL")
-            .unwrap_or_else(|| "gpt-4o-mini".into());
-        let max_tokens = self.number("OPENAI_MAX_TOKENS", 150, 50..=500);
-        let temperature = self.number("OPENAI_TEMPERATURE", 0.7, 0.0..=2.0);
-        let timeout = Duration::from_secs(self.number("OPENAI_TIMEOUT", 30, 5..=120));
-        let limits = OpenAiLimits {
-            requests_per_minute: self.limit("OPENAI_RPM", 500),
-            tokens_per_minute: self.limit("OPENAI_TPM", 200_000),
-        };
-        let Some(api_key) = self.credential("OPENAI_API_KEY") else {
-            self.warnings.push(
-                "OPENAI_API_KEY is not set: callers are recognised, but no greetings are generated"
-                    .into(),
-            );
-            return None;
-        };
-        let price = self.price(&model);
-        let options = OpenAiOptions {
-            price,
-            base_url,
-            api_key: api_key.into(),
-            model,
-            max_tokens,
-            temperature,
-            timeout,
-        };
-        Some((options, limits))
-    }
-
-    /// A server of one's own costs what its owner says; without that, nothing.
-    fn price(&mut self, model: &str) -> Option<Price> {
-        let Some(text) = self.text("OPENAI_PRICES") else {
-            return Price::of(model);
-        };
-        let price = Price::parse(&text);
-        if price.is_none() {
-            self.warnings.push(format!(
-                "OPENAI_PRICES is {text:?}, not dollars for a million tokens of questions and answers such as 0.15/0.60"
-            ));
-        }
-        price.or_else(|| Price::of(model))
     }
 
     fn limit(&mut self, name: &str, default: u32) -> NonZeroU32 {

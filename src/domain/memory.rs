@@ -9,6 +9,7 @@ use super::call_event::{Call, Fact, Role, shortened};
 use super::ids::{AgentId, ConversationId};
 use super::language::Language;
 use super::search::TextLanguage;
+use super::vector::Vector;
 
 /// Salience of a collected fact (design, "Learning from a call").
 pub const FACT_SALIENCE: f32 = 0.9;
@@ -18,6 +19,16 @@ pub const TURN_SALIENCE: f32 = 0.7;
 const MIN_TURN_CHARS: usize = 3;
 /// How much of the neighbouring dialogue is kept with a turn, in characters.
 const MAX_CONTEXT_CHARS: usize = 600;
+
+/// A turn up to this long, in characters, says little without what was asked:
+/// "Yes, on Tuesdays."
+pub const SHORT_TURN: usize = 60;
+/// How much of what the agent had asked goes with a short turn, in characters,
+/// its end.
+pub const MAX_ASKED: usize = 160;
+/// How much of a memory an embeddings model is given, in characters: more than
+/// anybody says in a turn, less than any model takes.
+const MAX_PASSAGE_CHARS: usize = 1_500;
 
 /// Where a memory comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumString, IntoStaticStr)]
@@ -100,6 +111,17 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// What an embeddings model is given of it: of a short turn what was asked,
+    /// too.
+    #[must_use]
+    pub fn passage(&self) -> String {
+        let asked = end_of(&self.before, MAX_ASKED);
+        if self.content.chars().count() > SHORT_TURN || asked.is_empty() {
+            return shortened(self.content.clone(), MAX_PASSAGE_CHARS);
+        }
+        format!("{asked}\n{}", self.content)
+    }
+
     /// Whether both are the caller's turns in one call: neighbours, where they
     /// stand beside each other.
     #[must_use]
@@ -107,6 +129,30 @@ impl Memory {
         (self.kind, other.kind) == (MemoryKind::Turn, MemoryKind::Turn)
             && self.conversation_id == other.conversation_id
             && self.agent == other.agent
+    }
+}
+
+/// The vector of a memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemoryVector {
+    /// With [`Self::ordinal`], which of its caller's memories it is of.
+    pub conversation_id: ConversationId,
+    pub ordinal: u32,
+    /// When the memory was said.
+    pub timestamp: Timestamp,
+    pub vector: Vector,
+}
+
+impl MemoryVector {
+    /// The vector of this memory.
+    #[must_use]
+    pub fn of(memory: &Memory, vector: Vector) -> Self {
+        Self {
+            conversation_id: memory.conversation_id.clone(),
+            ordinal: memory.ordinal,
+            timestamp: memory.timestamp,
+            vector,
+        }
     }
 }
 
@@ -156,6 +202,17 @@ pub fn of_call(call: &Call, agent: &AgentId) -> Vec<Memory> {
         .zip(facts.chain(turns))
         .map(|(ordinal, memory)| Memory { ordinal, ..memory })
         .collect()
+}
+
+/// The last `most` characters of what was said, whole words.
+#[must_use]
+pub fn end_of(text: &str, most: usize) -> &str {
+    let text = text.trim();
+    let start = text.char_indices().nth_back(most).map(|(at, _)| at);
+    let Some(start) = start else {
+        return text;
+    };
+    text[start..].split_once(' ').map_or("", |(_, rest)| rest)
 }
 
 /// As ElevenLabs tells it, else as the caller's words do.

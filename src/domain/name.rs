@@ -7,7 +7,9 @@
 
 mod correction;
 mod evidence;
+mod given;
 mod introduction;
+mod mention;
 mod words;
 
 use std::fmt;
@@ -194,7 +196,6 @@ fn is_placeholder(name: &str) -> bool {
         "none",
         "null",
         "nil",
-        "na",
         "n.a",
         "not",
         "no",
@@ -231,7 +232,9 @@ fn is_placeholder(name: &str) -> bool {
     let folded = name.to_lowercase();
     let words: Vec<&str> = folded.split(' ').map(|w| w.trim_end_matches('.')).collect();
     let letters = name.chars().filter(|c| c.is_alphabetic()).count();
-    words.iter().any(|w| WORDS.contains(w))
+    // "Li Na" is a name.
+    words == ["na"]
+        || words.iter().any(|w| WORDS.contains(w))
         || letters < 2 && name.is_ascii()
         || words.iter().all(|w| words::TITLES.contains(w))
 }
@@ -245,6 +248,7 @@ pub use introduction::from_turns;
 pub fn told(turns: &[Turn], facts: &[Fact]) -> Naming {
     let correction = correction::from_turns(turns);
     let given = from_turns(turns)
+        .or_else(|| misnamed(turns, correction.as_ref()?))
         .or_else(|| from_facts(facts).map(|name| (name, Evidence::Collected)))
         // Corrected later in the same call.
         .map(|(name, evidence)| match &correction {
@@ -254,6 +258,16 @@ pub fn told(turns: &[Turn], facts: &[Fact]) -> Naming {
             _ => (name, evidence),
         });
     Naming { given, correction }
+}
+
+/// Whom the agent had called by another's name.
+fn misnamed(turns: &[Turn], correction: &Correction) -> Option<(CallerName, Evidence)> {
+    let mut agents = turns.iter().filter(|turn| turn.role == Role::Agent);
+    let wrong = &correction.wrong;
+    let is_called = agents.any(|turn| {
+        wrong.is_spoken_in(&turn.text, None) || correction::is_inflected_in(wrong, &turn.text)
+    });
+    is_called.then(|| (correction.right.clone(), Evidence::Corrected))
 }
 
 /// The caller's name from the collected data: `first_name`, `name`,
@@ -280,29 +294,15 @@ fn fold_key(key: &str) -> String {
         .collect()
 }
 
-/// The model's `caller_name`, accepted only if the caller said it: every word
-/// of it stands in one of the caller's own turns.
+/// The model's `caller_name`, accepted only if the caller gave it as theirs:
+/// every word of it stands in one of the caller's own turns, and not only where
+/// somebody else is called, asked for or spoken of ("Is your name Margaret?").
 #[must_use]
 pub fn confirmed_by_turns(name: CallerName, turns: &[Turn]) -> Option<CallerName> {
-    let words_of = |text: &str| -> Vec<String> {
-        text.nfc()
-            .collect::<String>()
-            .split(|c: char| !c.is_alphabetic() && !"'’-".contains(c))
-            .map(str::to_lowercase)
-            .collect()
-    };
-    let wanted = words_of(name.as_str());
-    turns
-        .iter()
-        .filter(|t| t.role == Role::Caller)
-        .any(|turn| {
-            let said = words_of(&turn.text);
-            wanted
-                .iter()
-                .filter(|w| !w.is_empty())
-                .all(|w| said.contains(w))
-        })
-        .then_some(name)
+    let is_heard = told(turns, &[])
+        .given
+        .is_some_and(|(heard, _)| heard.is_same_person(&name));
+    (is_heard || mention::is_of_oneself(&name, turns)).then_some(name)
 }
 
 #[cfg(test)]
@@ -358,6 +358,8 @@ mod tests {
             Some("Dr. Anna Maria von der Heide"),
         );
         check("My name is José Luis García Márquez.", Some("José"));
+        check("My name is N, O, R, A.", Some("Nora"));
+        check("My name is spelled N-O-R-A.", Some("Nora"));
         check("My name is Grant Bishop", Some("Grant Bishop"));
         check(
             "My name is Anna-Maria Schmidt-Müller",
@@ -406,8 +408,6 @@ mod tests {
             "Hi, this is DoorDash, I'm outside.",
             "Hi, this is Riverside Dental calling to confirm.",
             "I have my son here, this is Tyler.",
-            "My name is N, O, R, A.",
-            "My name is N. O. R. A.",
             "My name is K as in Karen.",
             "I got a call yesterday, he goes, hello, my name is Kevin from Microsoft.",
             "The letter starts with: my name is Kevin and I won.",
@@ -434,7 +434,12 @@ mod tests {
         let answer = |said| heard(&[asked, (Role::Caller, said)]);
         assert_eq!(answer("I'm Zoë.").as_deref(), Some("Zoë"));
         assert_eq!(answer("It's Nora Lind.").as_deref(), Some("Nora Lind"));
-        assert_eq!(answer("Sure, this is Anna Kowalska.").as_deref(), None);
+        assert_eq!(
+            answer("Sure, this is Anna Kowalska.").as_deref(),
+            Some("Anna Kowalska")
+        );
+        assert_eq!(answer("A-O-I-F-E").as_deref(), Some("Aoife"));
+        assert_eq!(answer("dave miller").as_deref(), Some("Dave Miller"));
         assert_eq!(
             answer("This is Anna Kowalska.").as_deref(),
             Some("Anna Kowalska")
@@ -528,6 +533,33 @@ mod tests {
         let name = |raw| CallerName::parse(raw).unwrap();
         assert!(confirmed_by_turns(name("Nora"), &turns).is_some());
         assert!(confirmed_by_turns(name("Margaret"), &turns).is_none());
+        for (said, made_up) in [
+            ("Is your name Margaret?", "Margaret"),
+            ("Hi Margaret, I need a new hose.", "Margaret"),
+            ("Am I speaking to Luigi?", "Luigi"),
+            ("My husband Tom ordered it.", "Tom"),
+            ("I'm calling for Priya.", "Priya"),
+            ("Dave told me you were open.", "Dave"),
+            ("I'm in Paris.", "Paris"),
+            ("mi hijo se llama Pablo", "Pablo"),
+        ] {
+            let turns = [Turn {
+                role: Role::Caller,
+                text: said.into(),
+            }];
+            assert_eq!(confirmed_by_turns(name(made_up), &turns), None, "{said}");
+        }
+        for (said, given) in [
+            ("Just put Leila, that's me.", "Leila"),
+            ("hey it's me grace i spoke to linda", "Grace"),
+            ("No, I'm her daughter, Naomi.", "Naomi"),
+        ] {
+            let turns = [Turn {
+                role: Role::Caller,
+                text: said.into(),
+            }];
+            assert!(confirmed_by_turns(name(given), &turns).is_some(), "{said}");
+        }
     }
 
     proptest! {

@@ -56,6 +56,22 @@ pub(super) fn describe() {
         "1 while OpenAI is not asked because it keeps failing."
     );
     describe_counter!(
+        "elaoms_embeddings_requests_total",
+        "Requests for vectors of memories and questions."
+    );
+    describe_counter!(
+        "elaoms_embeddings_tokens_total",
+        "Tokens billed for vectors."
+    );
+    describe_gauge!(
+        "elaoms_embeddings_waiting_callers",
+        "Callers with memories that have no vector yet."
+    );
+    describe_counter!(
+        "elaoms_search_question_vectors_total",
+        "Searches with an embeddings model, by whether the question's vector came in time."
+    );
+    describe_counter!(
         "elaoms_agent_cache_requests_total",
         "Look-ups of agent profiles."
     );

@@ -160,6 +160,20 @@ label! {
 }
 
 label! {
+    /// What became of the vector of a search's question.
+    QuestionVector {
+        /// It came in time.
+        Used = "used",
+        /// It did not come within 200 ms.
+        Late = "late",
+        /// The service failed.
+        Failed = "failed",
+        /// Not asked for: too many questions, or too many failures in a row.
+        Skipped = "skipped",
+    }
+}
+
+label! {
     /// Kinds of tokens, as billed.
     TokenKind {
         /// Of the question.
@@ -245,6 +259,8 @@ label! {
         Archiver = "archiver",
         /// What removes what is old.
         Retention = "retention",
+        /// What makes the vectors of memories.
+        VectorMaker = "vector_maker",
         /// What looks for calls that never came.
         Reconciler = "reconciler",
         /// What looks after our webhook at ElevenLabs.

@@ -9,7 +9,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     Ledger, MemoryStore, PostgresDatabase, PostgresLedger, PostgresMemoryStore, PostgresRegister,
-    Register, Result, SqliteDatabase, SqliteLedger, SqliteMemoryStore, SqliteRegister,
+    PostgresVectorStore, Register, Result, SqliteDatabase, SqliteLedger, SqliteMemoryStore,
+    SqliteRegister, SqliteVectorStore, VectorStore,
 };
 
 /// `DATABASE_URL`
@@ -103,6 +104,15 @@ impl Database {
         match self.clone() {
             Self::Sqlite(database) => Arc::new(SqliteRegister::new(database)),
             Self::Postgres(database) => Arc::new(PostgresRegister::new(database)),
+        }
+    }
+
+    /// Vectors of memories in it, wherever the memories are.
+    #[must_use]
+    pub fn vector_store(&self) -> Arc<dyn VectorStore> {
+        match self.clone() {
+            Self::Sqlite(database) => Arc::new(SqliteVectorStore::new(database)),
+            Self::Postgres(database) => Arc::new(PostgresVectorStore::new(database)),
         }
     }
 

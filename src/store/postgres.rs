@@ -29,6 +29,7 @@ mod memory;
 mod migrations;
 mod register;
 mod rows;
+mod vectors;
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -42,6 +43,7 @@ pub use adopt::move_ledger;
 pub use ledger::PostgresLedger;
 pub use memory::PostgresMemoryStore;
 pub use register::PostgresRegister;
+pub use vectors::PostgresVectorStore;
 
 use super::{Result, StoreError};
 use crate::domain::caller_id::CallerId;

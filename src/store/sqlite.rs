@@ -17,6 +17,7 @@ mod readers;
 mod record_index;
 mod register;
 mod rows;
+mod vectors;
 mod writer;
 
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -34,6 +35,7 @@ pub use ledger::SqliteLedger;
 pub use memory::SqliteMemoryStore;
 pub use record_index::SqliteRecordIndex;
 pub use register::SqliteRegister;
+pub use vectors::SqliteVectorStore;
 
 use super::{Result, StoreError, folder_of};
 use readers::Readers;

@@ -16,7 +16,7 @@ use elaoms::domain::tiers::{Greeted, Learned, NewGreeting, Renamed, Tiers};
 use elaoms::metric_definitions::Metrics;
 use elaoms::store::{
     Archive, CallerExport, Claim, ErasedMemory, KnownCalls, Ledger, MemoryStore, Result,
-    SqliteDatabase, SqliteLedger, SqliteMemoryStore, SqliteRegister, StoreError,
+    SqliteDatabase, SqliteLedger, SqliteMemoryStore, SqliteRegister, SqliteVectorStore, StoreError,
 };
 use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -135,6 +135,8 @@ impl World {
             webhook_id: None,
             reconcile_interval: None,
             openai: None,
+            embeddings: None,
+            vector_store: Arc::new(SqliteVectorStore::new(database.clone())),
             agent_ttl: Duration::from_secs(3600),
             greeting_retry: Duration::from_secs(3600),
             retention: Retention::default(),

@@ -43,11 +43,33 @@ impl Default for OpenAi {
     }
 }
 
+/// How a model tells what texts mean: by the subjects that their words belong to.
+#[derive(Clone)]
+pub struct Embeddings {
+    pub status: u16,
+    pub delay: Duration,
+    /// Requests with a text that holds this are refused (400).
+    pub refused: Option<&'static str>,
+}
+
+impl Default for Embeddings {
+    fn default() -> Self {
+        Self {
+            status: 200,
+            delay: Duration::ZERO,
+            refused: None,
+        }
+    }
+}
+
 #[derive(Default)]
 pub struct State {
     pub openai: OpenAi,
     /// The requests that OpenAI got.
     pub asked: Vec<Value>,
+    /// How the embeddings behave, and the requests for them.
+    pub embeddings: Embeddings,
+    pub embedded: Vec<Value>,
     /// Agent profiles; others get 404.
     pub agents: HashMap<String, Value>,
     pub agent_status: Option<u16>,
@@ -88,9 +110,15 @@ impl Upstream {
             .then(complete);
         let elevenlabs = path!("v1" / "convai" / "agents" / String)
             .and(warp::get())
-            .and(shared)
+            .and(shared.clone())
             .then(agent);
-        let (addr, stop) = listen(openai.or(elevenlabs).unify().boxed()).await;
+        let embeddings = path!("v1" / "embeddings")
+            .and(warp::post())
+            .and(shared.clone())
+            .and(warp::body::json())
+            .then(embed);
+        let routes = openai.or(embeddings).unify().or(elevenlabs).unify();
+        let (addr, stop) = listen(routes.boxed()).await;
         Self {
             addr,
             state,
@@ -176,6 +204,50 @@ async fn complete(state: Arc<Mutex<State>>, question: Value) -> Response<String>
         "choices": [{"finish_reason": "stop", "message": {"role": "assistant", "content": content}}],
         "usage": {"prompt_tokens": 500, "completion_tokens": 60},
     });
+    response.body(body.to_string()).unwrap()
+}
+
+/// Each subject is a dimension; the last one is of texts without any.
+const SUBJECTS: &[&[&str]] = &[
+    &["tabby", "cat", "kitten"],
+    &["sedan", "car", "tyres"],
+    &["rose", "roses", "flower"],
+];
+
+async fn embed(state: Arc<Mutex<State>>, request: Value) -> Response<String> {
+    let behaviour = {
+        let mut state = state.lock().unwrap();
+        state.embedded.push(request.clone());
+        state.embeddings.clone()
+    };
+    tokio::time::sleep(behaviour.delay).await;
+    let response = Response::builder().header("content-type", "application/json");
+    let texts = request["input"].as_array().unwrap().iter();
+    let texts: Vec<String> = texts.map(|t| t.as_str().unwrap().to_lowercase()).collect();
+    let refuses = |text: &String| behaviour.refused.is_some_and(|word| text.contains(word));
+    if behaviour.status != 200 || texts.iter().any(refuses) {
+        let status = if behaviour.status == 200 {
+            400
+        } else {
+            behaviour.status
+        };
+        let error = json!({"error": {"message": "made to fail"}});
+        return response.status(status).body(error.to_string()).unwrap();
+    }
+    let data: Vec<Value> = texts
+        .iter()
+        .enumerate()
+        .map(|(index, text)| {
+            let holds = |subject: &&[&str]| subject.iter().any(|word| text.contains(word));
+            let mut numbers: Vec<f32> = SUBJECTS
+                .iter()
+                .map(|subject| f32::from(u8::from(holds(subject))))
+                .collect();
+            numbers.push(0.1);
+            json!({"index": index, "embedding": numbers})
+        })
+        .collect();
+    let body = json!({"data": data, "usage": {"prompt_tokens": 3, "total_tokens": 3}});
     response.body(body.to_string()).unwrap()
 }
 

@@ -204,6 +204,7 @@ fn memories_prompts_and_greetings_are_made_in_linear_time() {
                 text,
                 agent: &agent,
                 now: Timestamp::now(),
+                vector: None,
             };
             let _ = Index::new(learning.memories).search(&query);
         });

@@ -23,6 +23,7 @@ mod isolation;
 mod kills;
 mod linear;
 mod load;
+mod meaning;
 mod observability;
 mod openmemory;
 mod openmemory_stand_in;

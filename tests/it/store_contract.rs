@@ -10,16 +10,18 @@ use elaoms::domain::greeting::{Greeting, Sentiment};
 use elaoms::domain::ids::{AgentId, ConversationId};
 use elaoms::domain::language::Language;
 use elaoms::domain::learning::Learning;
-use elaoms::domain::memory::{Memory, MemoryKind};
+use elaoms::domain::memory::{Memory, MemoryKind, MemoryVector};
 use elaoms::domain::name::{CallerName, Correction, Evidence, NameSource, Naming};
 use elaoms::domain::profile::{CallOrder, ConversationState};
 use elaoms::domain::tiers::NewGreeting;
 use elaoms::domain::trace_context::TraceContext;
+use elaoms::domain::vector::Vector;
 use elaoms::store::{
     Accepted, AuditEntry, Clock, Decision, ErasedMemory, EventId, InboxEvent, KnownCalls,
     LONGEST_PAUSE, Ledger, MemoryStore, NewEvent, PostgresDatabase, PostgresLedger,
-    PostgresMemoryStore, PostgresRegister, Register, RetryCause, Settlement, SqliteDatabase,
-    SqliteLedger, SqliteMemoryStore, SqliteRegister, Stage, StoredAgent, call_mark,
+    PostgresMemoryStore, PostgresRegister, PostgresVectorStore, Register, RetryCause, Settlement,
+    SqliteDatabase, SqliteLedger, SqliteMemoryStore, SqliteRegister, SqliteVectorStore, Stage,
+    StoredAgent, VectorStore, call_mark,
 };
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -892,10 +894,87 @@ async fn postgres_keeps_both_contracts_behind_a_transaction_pooler() {
     both_contracts(&server, |name| pooler.url(name)).await;
 }
 
+#[tokio::test]
+async fn sqlite_keeps_the_contract_of_a_vector_store() {
+    let (_folder, database) = sqlite();
+    let ledger = SqliteLedger::new(database.clone());
+    vector_store_contract(&SqliteVectorStore::new(database), &ledger).await;
+}
+
+/// The contract of [`VectorStore`].
+async fn vector_store_contract(store: &dyn VectorStore, ledger: &dyn Ledger) {
+    let (nora, tom) = (caller("+16125550101"), caller("sip:Tom@pbx"));
+    let vector = |id: &str, second: i64, numbers: &[f32]| MemoryVector {
+        conversation_id: conversation(id),
+        ordinal: 7,
+        timestamp: at(second),
+        vector: Vector::quantised(numbers).unwrap(),
+    };
+    let none: Vec<MemoryVector> = Vec::new();
+    assert_eq!(store.kind().await.unwrap(), None);
+    store.set_kind("m").await.unwrap();
+    store.set_kind("n").await.unwrap();
+    assert_eq!(store.kind().await.unwrap().as_deref(), Some("n"));
+
+    // First come, first served; who is put off comes last.
+    store.want(vec![nora.clone(), tom.clone()]).await.unwrap();
+    store.want(vec![nora.clone()]).await.unwrap();
+    assert_eq!(store.waiting().await.unwrap(), 2);
+    let wanting = store.next(at(0)).await.unwrap().unwrap();
+    assert_eq!(wanting.caller, nora);
+    store.postpone(&wanting, at(60)).await.unwrap();
+    assert_eq!(store.next(at(0)).await.unwrap().unwrap().caller, tom);
+    let toms = store.next(at(0)).await.unwrap().unwrap();
+    store.done(&toms).await.unwrap();
+    assert_eq!(store.next(at(0)).await.unwrap(), None);
+    assert_eq!(store.next(at(61)).await.unwrap().as_ref(), Some(&wanting));
+
+    // What is kept replaces what was there, and is of one kind and caller.
+    let two = vec![
+        vector("c1", 100, &[1.0, 0.0]),
+        vector("c2", 200, &[0.0, 1.0]),
+    ];
+    assert!(store.keep(&wanting, "m", two.clone()).await.unwrap());
+    assert_eq!(store.vectors(&nora, "m").await.unwrap(), two);
+    assert!(store.keep(&wanting, "n", two[1..].to_vec()).await.unwrap());
+    assert_eq!(store.vectors(&nora, "m").await.unwrap(), two[..1]);
+    assert_eq!(store.vectors(&nora, "n").await.unwrap(), two[1..]);
+    assert_eq!(store.vectors(&tom, "n").await.unwrap(), none);
+
+    // Asked for again meanwhile, a caller stays in the queue.
+    store.want(vec![nora.clone()]).await.unwrap();
+    store.done(&wanting).await.unwrap();
+    assert_eq!(store.waiting().await.unwrap(), 1);
+    store.expire(at(150)).await.unwrap();
+    assert_eq!(store.vectors(&nora, "m").await.unwrap(), none);
+
+    // Of an erased caller nothing is left, and nothing comes back.
+    let wanting = store.next(at(61)).await.unwrap().unwrap();
+    ledger
+        .erase(&nora, KnownCalls::default(), at(300))
+        .await
+        .unwrap();
+    assert_eq!(store.waiting().await.unwrap(), 0);
+    assert_eq!(store.vectors(&nora, "n").await.unwrap(), none);
+    assert!(!store.keep(&wanting, "n", two.clone()).await.unwrap());
+    store.want(vec![nora.clone()]).await.unwrap();
+    assert!(!store.keep(&wanting, "n", two.clone()).await.unwrap());
+    assert_eq!(store.vectors(&nora, "n").await.unwrap(), none);
+    let again = store.next(at(400)).await.unwrap().unwrap();
+    assert!(store.keep(&again, "n", two).await.unwrap());
+    store.forget(&nora).await.unwrap();
+    assert_eq!(store.vectors(&nora, "n").await.unwrap(), none);
+    assert_eq!(store.waiting().await.unwrap(), 0);
+}
+
 async fn both_contracts(server: &Postgres, url: impl Fn(&str) -> String) {
     server.database("memory").await;
     let database = PostgresDatabase::open(&url("memory")).await.unwrap();
     memory_store_contract(Arc::new(PostgresMemoryStore::new(database))).await;
+    server.database("vectors").await;
+    let database = PostgresDatabase::open(&url("vectors")).await.unwrap();
+    let ledger = PostgresLedger::new(database.clone());
+    vector_store_contract(&PostgresVectorStore::new(database), &ledger).await;
     // The contract tells the time.
     server.database("ledger").await;
     let database = PostgresDatabase::open_with(&url("ledger"), Clock::Given)

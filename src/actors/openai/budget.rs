@@ -16,7 +16,7 @@ pub struct OpenAiLimits {
 /// Both limits. What was taken from them stays in hand until it is spent, so
 /// that a request that is not made after all, because the breaker has opened
 /// or nobody waits for it any more, costs the next one nothing.
-pub(super) struct Budget {
+pub(in crate::actors) struct Budget {
     limits: OpenAiLimits,
     /// How many share the limits.
     sharers: NonZeroU32,

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
-use crate::domain::memory::Memory;
+use crate::domain::memory::{Memory, MemoryVector};
 use crate::domain::search::{Hit, Index, MAX_INDEXED, Query};
 
 /// Memory for all indexes together, in bytes; the longest unused ones go first.
@@ -185,6 +185,27 @@ impl IndexCell {
         }
     }
 
+    /// What some of the memories mean is known now. Nothing is kept if the index
+    /// is not loaded: it is read with the memories.
+    pub fn attach(&self, vectors: Vec<MemoryVector>) {
+        {
+            let mut place = self.index.write().unwrap_or_else(PoisonError::into_inner);
+            let Some(index) = place.as_mut() else {
+                return;
+            };
+            index.attach(vectors);
+            self.account(index.bytes());
+        }
+        self.budget.enforce();
+    }
+
+    /// Whether a question's vector may be of use: there are others to compare it with,
+    /// or it is not known whether there are.
+    pub fn may_have_vectors(&self) -> bool {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        index.as_ref().is_none_or(|index| index.has_vectors())
+    }
+
     /// `None` if the index is not loaded.
     pub fn search(&self, query: &Query<'_>) -> Option<Vec<Hit>> {
         self.searched.store(true, Ordering::Relaxed);
@@ -274,6 +295,7 @@ mod tests {
             text: "rose",
             agent: &AgentId::parse("a").unwrap(),
             now: Timestamp::UNIX_EPOCH,
+            vector: None,
         };
         assert_eq!(b.search(&query), None);
         b.note_call(Some(memories(1)));

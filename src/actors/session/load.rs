@@ -67,9 +67,17 @@ impl Dependencies {
                 let shown = self.caller_ids.show(caller);
                 tracing::error!(%error, "HTTP error querying memories for {shown}");
             })?;
+            let vectors = match &self.vectors {
+                Some(vectors) if !memories.is_empty() => vectors.of_caller(caller).await,
+                _ => Vec::new(),
+            };
             let cell = Arc::clone(cell);
             // Not taken if a call was learned meanwhile: then once more.
-            let built = move || cell.load(Index::new(memories), calls, version);
+            let built = move || {
+                let mut index = Index::new(memories);
+                index.attach(vectors);
+                cell.load(index, calls, version);
+            };
             self.compute
                 .run(built)
                 .await

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use super::CallerName;
 use super::evidence::Correction;
-use super::introduction::{end_of, fold, name_at, starts_like_a_name, straight};
+use super::introduction::{Manner, end_of, fold, name_at, straight};
 use super::words::{INTRODUCTIONS, NEGATIONS, NOT, REPORTED, Strength};
 use crate::domain::call_event::{Role, Turn};
 
@@ -17,12 +17,18 @@ const MAX_BETWEEN: usize = 4;
 pub(super) fn from_turns(turns: &[Turn]) -> Option<Correction> {
     turns
         .iter()
+        .enumerate()
         .rev()
-        .filter(|turn| turn.role == Role::Caller)
-        .find_map(|turn| in_turn(&turn.text))
+        .filter(|(_, turn)| turn.role == Role::Caller)
+        .find_map(|(i, turn)| {
+            let agent = i.checked_sub(1).map(|before| &turns[before]);
+            let agent = agent.filter(|before| before.role == Role::Agent);
+            in_turn(&turn.text, agent.map(|turn| turn.text.as_str()))
+        })
 }
 
-fn in_turn(text: &str) -> Option<Correction> {
+/// `agent` is what the agent said right before.
+fn in_turn(text: &str, agent: Option<&str>) -> Option<Correction> {
     let text = straight(text);
     let words: Vec<&str> = text.split_whitespace().collect();
     let folded: Vec<Cow<'_, str>> = words.iter().map(|word| fold(word)).collect();
@@ -32,7 +38,52 @@ fn in_turn(text: &str) -> Option<Correction> {
         .position(|word| REPORTED.contains(&&**word))
         .unwrap_or(folded.len());
     (0..end).find_map(|start| {
-        denied_first(&words, &folded, start).or_else(|| denied_last(&words, &folded, start))
+        denied_first(&words, &folded, start)
+            .or_else(|| denied_last(&words, &folded, start))
+            .or_else(|| denied_to(agent?, &words, &folded, start))
+    })
+}
+
+/// "No, not David, Davide", "no, Mariana no, Marina": to an agent that has just
+/// used the wrong name.
+fn denied_to(
+    agent: &str,
+    words: &[&str],
+    folded: &[Cow<'_, str>],
+    start: usize,
+) -> Option<Correction> {
+    let is = |at: usize, list: &[&str]| folded.get(at).is_some_and(|w| list.contains(&&**w));
+    let past_copula = |at: usize| at + usize::from(is(at, COPULAS));
+    let (wrong, right) = if is(start, NOT) {
+        let wrong = past_copula(start + 1);
+        (wrong, past_copula(wrong + 1))
+    } else if is(start + 1, NOT) {
+        (start, past_copula(start + 2))
+    } else {
+        return None;
+    };
+    let (wrong, right) = (single(words, wrong)?, single(words, right)?);
+    if !wrong.is_spoken_in(agent, None) && !is_inflected_in(&wrong, agent) {
+        return None;
+    }
+    different(wrong, right)
+}
+
+/// "It's", between a denial and a name.
+const COPULAS: &[&str] = &[
+    "it's", "is", "ist", "es", "é", "è", "c'est", "het's", "det", "to", "это", "i'm",
+];
+
+/// "Panie Marianie": a name that is declined where it is called.
+pub(super) fn is_inflected_in(name: &CallerName, text: &str) -> bool {
+    const LONGEST_ENDING: usize = 2;
+    let name = name.as_str().to_lowercase();
+    let mut words = text
+        .split(|c: char| !c.is_alphabetic())
+        .map(str::to_lowercase);
+    words.any(|word| {
+        word.strip_prefix(&name)
+            .is_some_and(|ending| ending.chars().count() <= LONGEST_ENDING)
     })
 }
 
@@ -67,15 +118,23 @@ fn different(wrong: CallerName, right: CallerName) -> Option<Correction> {
 
 /// The name of one word at a place.
 fn single(words: &[&str], at: usize) -> Option<CallerName> {
-    let word = words.get(at).filter(|word| starts_like_a_name(word))?;
-    name_at(&[word], Strength::Asked)
+    name_at(&[words.get(at)?], asked(words))
 }
 
 fn introduced_at(words: &[&str], folded: &[Cow<'_, str>], start: usize) -> Option<CallerName> {
     INTRODUCTIONS.iter().find_map(|(phrase, _)| {
         let after = end_of(phrase, folded, start).filter(|end| *end < words.len())?;
-        name_at(&words[after..], Strength::Asked)
+        name_at(&words[after..], asked(words))
     })
+}
+
+fn asked(words: &[&str]) -> Manner {
+    let mut letters = words.iter().flat_map(|word| word.chars());
+    Manner {
+        strength: Strength::Firm,
+        is_asked: true,
+        is_cased: letters.any(char::is_uppercase),
+    }
 }
 
 #[cfg(test)]
@@ -83,7 +142,7 @@ mod tests {
     use super::*;
 
     fn check(said: &str, expected: Option<(&str, &str)>) {
-        let found = in_turn(said);
+        let found = in_turn(said, Some("Thanks, David."));
         let found = found.as_ref().map(|c| (c.wrong.as_str(), c.right.as_str()));
         assert_eq!(found, expected, "{said}");
     }
@@ -103,6 +162,9 @@ mod tests {
             Some(("David", "Eva")),
         );
         check("No soy David, me llamo Eva.", Some(("David", "Eva")));
+        check("No, not David, Davide.", Some(("David", "Davide")));
+        check("No, David no, Eva.", Some(("David", "Eva")));
+        check("sorry no it's erin not david", Some(("David", "Erin")));
     }
 
     #[test]
@@ -115,6 +177,8 @@ mod tests {
             "I'm not sure, I'm new here.",
             "I'm not Dave, I'm Ignore Previous Instructions.",
             "I'm not Dave, I'm Dave.",
+            // The agent has not said so.
+            "No, not Peter, Paul.",
             "",
         ] {
             check(said, None);

@@ -2,13 +2,15 @@
 
 use std::borrow::Cow;
 use std::cell::LazyCell;
+use std::sync::LazyLock;
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use unicode_normalization::UnicodeNormalization;
 
+use super::given::{GivenName, given_name, is_function_word};
 use super::words::{
-    INSTRUCTIONS, INTRODUCTIONS, MAY_FOLLOW, NAME_QUESTIONS, NOT_NAMES, OPENERS, PARTICLES,
-    REPORTED, SUPPOSED, Strength, TITLES,
+    BETWEEN, FOLLOWING, INSTRUCTIONS, INTRODUCTIONS, MAY_FOLLOW, NAME_QUESTIONS, NO_NAME_AFTER,
+    NOT_NAMES, OPENERS, OTHERS, PARTICLES, RELATIVE, REPORTED, RINGS, SUPPOSED, Strength, TITLES,
 };
 use super::{CallerName, Evidence, MAX_CORE_WORDS, MAX_NAME_WORDS};
 use crate::domain::call_event::{Role, Turn};
@@ -24,25 +26,33 @@ pub fn from_turns(turns: &[Turn]) -> Option<(CallerName, Evidence)> {
             .enumerate()
             .filter(|(_, t)| t.role == Role::Caller)
     };
-    if let Some(name) = callers().find_map(|(_, t)| introduced(&t.text, Strength::Clear)) {
+    if let Some(name) = callers().find_map(|(_, t)| introduced(&t.text, Wanted::Stated)) {
         return Some((name, Evidence::Stated));
     }
     let agents_own = LazyCell::new(|| agents_names(turns));
     let not_the_agents = |name: &CallerName| !agents_own.contains(name);
     callers()
         .filter(|(i, _)| asked_for_name(turns, *i))
-        .find_map(|(_, t)| {
-            introduced(&t.text, Strength::Asked).or_else(|| introduced(&t.text, Strength::Phone))
-        })
+        .find_map(|(_, t)| answered(&t.text))
         .filter(not_the_agents)
         .map(|name| (name, Evidence::Answered))
         .or_else(|| {
             callers()
-                .find_map(|(_, t)| introduced(&t.text, Strength::Phone))
-                .filter(|name| !name.as_str().contains(' '))
+                .find_map(|(_, t)| introduced(&t.text, Wanted::Mentioned))
                 .filter(not_the_agents)
                 .map(|name| (name, Evidence::Mentioned))
         })
+}
+
+/// Which introductions are looked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// Those that say by themselves that a name follows.
+    Stated,
+    /// All, in what was said without being asked.
+    Mentioned,
+    /// All, in an answer to somebody who asked for the name.
+    Answer,
 }
 
 /// Whether the agent's turn right before asks for the name.
@@ -56,18 +66,20 @@ fn asked_for_name(turns: &[Turn], position: usize) -> bool {
 
 /// Names by which the agent calls itself: "this is Margaret, right?" asks for
 /// the agent.
-fn agents_names(turns: &[Turn]) -> FxHashSet<CallerName> {
+pub(super) fn agents_names(turns: &[Turn]) -> FxHashSet<CallerName> {
     const SPEAKING: &[&str] = &["with", "to", "mit"];
     let mut names = FxHashSet::default();
     for turn in turns.iter().filter(|t| t.role == Role::Agent) {
-        for strength in [Strength::Clear, Strength::Phone, Strength::Asked] {
-            names.extend(introduced(&turn.text, strength));
+        for wanted in [Wanted::Stated, Wanted::Answer, Wanted::Mentioned] {
+            names.extend(introduced(&turn.text, wanted));
         }
         let words: Vec<&str> = turn.text.split_whitespace().collect();
         for (i, word) in words.iter().enumerate() {
+            // "Am I speaking with Nora?" asks for the caller.
             let behind_speaking = i >= 2
                 && fold(words[i - 2]) == "speaking"
-                && SPEAKING.contains(&&*fold(words[i - 1]));
+                && SPEAKING.contains(&&*fold(words[i - 1]))
+                && !(i >= 3 && fold(words[i - 3]) == "i");
             let before_here = words
                 .get(i + 1)
                 .is_some_and(|w| matches!(&*fold(w), "here" | "speaking"));
@@ -79,20 +91,38 @@ fn agents_names(turns: &[Turn]) -> FxHashSet<CallerName> {
     names
 }
 
-fn introduced(text: &str, wanted: Strength) -> Option<CallerName> {
+/// The name in an answer to who asked for it: introduced, bare, or spelled.
+fn answered(text: &str) -> Option<CallerName> {
+    introduced(text, Wanted::Answer)
+        .map(|name| fuller(name, text))
+        .or_else(|| {
+            let text = straight(text);
+            let bare = sentences(&text).filter_map(|s| Sentence::of(s).bare_name());
+            bare.max_by_key(|name| name.as_str().split(' ').count())
+        })
+        .or_else(|| spelled(text))
+}
+
+/// "It's Nick. Nick Romano." gives more of the name than the introduction.
+fn fuller(name: CallerName, text: &str) -> CallerName {
+    if name.as_str().contains(' ') {
+        return name;
+    }
     let text = straight(text);
-    let mut first = true;
+    let mut bare = sentences(&text).filter_map(|s| Sentence::of(s).bare_name());
+    let more = bare.find(|more| more.as_str().contains(' ') && more.is_same_person(&name));
+    more.unwrap_or(name)
+}
+
+fn introduced(text: &str, wanted: Wanted) -> Option<CallerName> {
+    let text = straight(text);
+    let mut at_start = true;
     sentences(&text).find_map(|sentence| {
-        let at_start = std::mem::take(&mut first);
+        let sentence = Sentence::of(sentence);
+        let found = sentence.introduced(wanted, at_start);
         // "Yes. This is Tomasz." is still the start of the turn.
-        if at_start
-            && sentence
-                .split_whitespace()
-                .all(|w| OPENERS.contains(&&*fold(w)))
-        {
-            first = true;
-        }
-        introduced_in(sentence, wanted, at_start)
+        at_start &= sentence.is_opening(sentence.words.len());
+        found
     })
 }
 
@@ -147,7 +177,7 @@ fn bare(word: &str) -> &str {
     let is_around = |c: char| {
         matches!(
             c,
-            ',' | '.' | '!' | '?' | ';' | ':' | '"' | '(' | ')' | '«' | '»' | '“' | '”'
+            ',' | '.' | '!' | '?' | ';' | ':' | '"' | '(' | ')' | '«' | '»' | '“' | '”' | '¡' | '¿'
         )
     };
     word.trim_matches(is_around)
@@ -165,51 +195,285 @@ pub(super) fn fold(word: &str) -> Cow<'_, str> {
     Cow::Owned(word.to_lowercase())
 }
 
-fn introduced_in(sentence: &str, wanted: Strength, at_start: bool) -> Option<CallerName> {
-    // Capitals are the evidence that a word is a name; shouting has none.
-    let shouted =
-        sentence.chars().any(char::is_uppercase) && !sentence.chars().any(char::is_lowercase);
-    if shouted {
+/// Whether a pause, or the end, follows a word.
+fn is_closed(word: &str) -> bool {
+    word.ends_with([
+        ',', '.', '!', '?', ';', ':', '"', '”', '»', ')', '—', '…', '।', '。',
+    ])
+}
+
+type ByFirstWord = FxHashMap<&'static str, Vec<(&'static str, Strength)>>;
+
+static INTRODUCTIONS_BY_WORD: LazyLock<ByFirstWord> = LazyLock::new(|| {
+    let mut table = ByFirstWord::default();
+    for (phrase, strength) in INTRODUCTIONS {
+        let first = phrase.split(' ').next().unwrap_or_default();
+        table.entry(first).or_default().push((phrase, *strength));
+    }
+    // The longer phrase says more: "ich bin der" before "ich bin".
+    for phrases in table.values_mut() {
+        phrases.sort_by_key(|(phrase, _)| std::cmp::Reverse(phrase.len()));
+    }
+    table
+});
+
+/// A sentence of a caller, by its words.
+struct Sentence<'a> {
+    words: Vec<&'a str>,
+    folded: Vec<Cow<'a, str>>,
+    /// Whether capitals mean something in it: a transcript may have none.
+    is_cased: bool,
+    is_question: bool,
+}
+
+impl<'a> Sentence<'a> {
+    fn of(text: &'a str) -> Self {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        Self {
+            folded: words.iter().map(|w| fold(w)).collect(),
+            is_cased: text.chars().any(char::is_uppercase),
+            is_question: text.trim_end().ends_with('?'),
+            words,
+        }
+    }
+
+    /// Capitals are the evidence that a word is a name; shouting has none.
+    fn is_shouted(&self) -> bool {
+        let mut letters = self
+            .words
+            .iter()
+            .flat_map(|w| w.chars())
+            .filter(|c| c.is_alphabetic());
+        self.is_cased && !letters.any(char::is_lowercase)
+    }
+
+    /// Whether the words before `end` are what a turn on the telephone begins
+    /// with: "Hello Margaret, yes, …".
+    fn is_opening(&self, end: usize) -> bool {
+        const LONGEST: usize = 8;
+        end <= LONGEST
+            && (0..end).all(|i| {
+                let word = &*self.folded[i];
+                OPENERS.contains(&word)
+                    || BETWEEN.contains(&word)
+                    || i > 0 && (starts_like_a_name(self.words[i]) || given_name(word).is_some())
+            })
+    }
+
+    fn introduced(&self, wanted: Wanted, at_start: bool) -> Option<CallerName> {
+        if self.is_shouted() {
+            return None;
+        }
+        // Behind "he said", every introduction is somebody else's. Found once, so
+        // that a phrase repeated for minutes costs no more than its length.
+        // "I said it's Walter" is the caller's own.
+        let is_own = |at: usize| at > 0 && self.folded[at - 1] == "i";
+        let mut reported = self.folded.iter().enumerate();
+        let reported = reported.position(|(at, w)| REPORTED.contains(&&**w) && !is_own(at));
+        let end = reported.map_or(self.words.len(), |at| at + 1);
+        let introduced = (0..end).find_map(|start| self.introduced_at(start, wanted, at_start));
+        introduced.or_else(|| {
+            if wanted == Wanted::Stated {
+                return None;
+            }
+            (1..end).find_map(|at| self.named_before(at, at_start))
+        })
+    }
+
+    /// "My name is Nora", the introduction beginning at `start`.
+    fn introduced_at(&self, start: usize, wanted: Wanted, at_start: bool) -> Option<CallerName> {
+        let phrases = INTRODUCTIONS_BY_WORD.get(&*self.folded[start])?;
+        let is_opening = at_start && self.is_opening(start);
+        phrases.iter().find_map(|(phrase, strength)| {
+            let after =
+                end_of(phrase, &self.folded, start).filter(|end| *end < self.words.len())?;
+            let strength = match (strength, is_opening) {
+                (Strength::Phone | Strength::Opening, true) => Strength::Phone,
+                (Strength::Phone, false) => Strength::Weak,
+                (Strength::Opening, false) => return None,
+                (other, _) => *other,
+            };
+            let is_stated = matches!(strength, Strength::Clear | Strength::Firm);
+            if wanted == Wanted::Stated && !is_stated {
+                return None;
+            }
+            if self.is_supposed(start) {
+                return None;
+            }
+            if !is_stated && self.speaks_of_others(start) {
+                return None;
+            }
+            let manner = Manner {
+                strength,
+                is_asked: wanted == Wanted::Answer,
+                is_cased: self.is_cased,
+            };
+            name_at(&self.words[after..], manner)
+        })
+    }
+
+    /// Whether what begins at `start` is only supposed: "if my name is …", but
+    /// not "not quite, my name is …".
+    fn is_supposed(&self, start: usize) -> bool {
+        const NEAR: usize = 4;
+        let mut near = (start.saturating_sub(NEAR)..start)
+            .rev()
+            .take_while(|at| !is_closed(self.words[*at]));
+        near.any(|at| SUPPOSED.contains(&&*self.folded[at]))
+    }
+
+    /// Whether somebody else is named shortly before: "my son here, this is Tyler".
+    fn speaks_of_others(&self, at: usize) -> bool {
+        const NEAR: usize = 7;
+        let near = &self.folded[at.saturating_sub(NEAR)..at];
+        near.iter().any(|w| OTHERS.contains(&&**w))
+    }
+
+    /// "Nora here", what introduces beginning at `at`.
+    fn named_before(&self, at: usize, at_start: bool) -> Option<CallerName> {
+        let phrase = FOLLOWING
+            .iter()
+            .find(|phrase| end_of(phrase, &self.folded, at).is_some())?;
+        let end = end_of(phrase, &self.folded, at)?;
+        // "right here" and "hier" may stand behind anything.
+        let is_sure = !matches!(*phrase, "here" | "hier" | "här");
+        let is_introduction = matches!(
+            self.folded.get(end).map(|w| &**w),
+            Some("ist" | "is" | "är" | "spricht" | "spreekt")
+        );
+        if !at_start || is_introduction || self.words[end - 1].ends_with('?') {
+            return None;
+        }
+        for length in (1..=MAX_NAME_WORDS.min(at)).rev() {
+            let from = at - length;
+            let name = &self.words[from..at];
+            let paused = name[..length - 1]
+                .iter()
+                .any(|w| is_closed(w) && !is_titled(w));
+            if paused || !self.is_opening(from) || OPENERS.contains(&&*self.folded[from]) {
+                continue;
+            }
+            let first = given_name(&self.folded[from]);
+            let is_named = match first {
+                Some(GivenName::Only) => true,
+                Some(GivenName::Also) => {
+                    is_sure || length > 1 || self.is_cased && is_closed(self.words[end - 1])
+                }
+                None => {
+                    let is_cased = self.is_cased
+                        && name.iter().all(|w| starts_like_a_name(w) || is_particle(w));
+                    is_titled(name[0]) && length > 1 || is_cased && (is_sure || length > 1)
+                }
+            };
+            let ordinary = self.folded[from..at].iter().any(|w| {
+                NOT_NAMES.contains(&&**w)
+                    || is_function_word(w) && !is_particle(w) && given_name(w).is_none()
+            });
+            if is_named && !ordinary && length <= MAX_CORE_WORDS + 1 {
+                return CallerName::parse(&capitalised(name)).ok();
+            }
+        }
+        None
+    }
+
+    /// The whole sentence, but for what answers begin with, is a name: "Sure,
+    /// Nora Lind."
+    fn bare_name(&self) -> Option<CallerName> {
+        const BEFORE: &[&str] = &["con", "mit", "met", "de", "med", "z", "com", "from"];
+        const ARTICLES: &[&str] = &["der", "die", "dem", "o", "a", "la", "il"];
+        const POLITE: &[&str] = &[
+            "please",
+            "thanks",
+            "thank",
+            "bitte",
+            "danke",
+            "por",
+            "gracias",
+            "obrigado",
+            "obrigada",
+            "s'il",
+            "merci",
+            "grazie",
+            "alstublieft",
+            "tack",
+            "proszę",
+            "dziękuję",
+            "пожалуйста",
+            "спасибо",
+        ];
+        if self.is_shouted() || self.is_question {
+            return None;
+        }
+        let mut start = self
+            .folded
+            .iter()
+            .take_while(|w| {
+                (OPENERS.contains(&&***w) || BETWEEN.contains(&&***w)) && given_name(w).is_none()
+            })
+            .count();
+        if self
+            .folded
+            .get(start)
+            .is_some_and(|w| BEFORE.contains(&&**w))
+        {
+            start += 1;
+        }
+        while self
+            .folded
+            .get(start)
+            .is_some_and(|w| ARTICLES.contains(&&**w))
+        {
+            start += 1;
+        }
+        let words = &self.words[start..];
+        let manner = Manner {
+            strength: Strength::Firm,
+            is_asked: true,
+            is_cased: self.is_cased,
+        };
+        // Nothing but the name, up to a pause or a word of thanks.
+        let is_last = |at: &usize| {
+            let next = self.folded.get(start + at + 1);
+            let thanks = next.is_some_and(|w| POLITE.contains(&&**w));
+            thanks || is_closed(words[*at]) && !is_titled(words[*at])
+        };
+        let length = (0..words.len())
+            .find(is_last)
+            .map_or(words.len(), |at| at + 1);
+        if length == 0 || length > MAX_CORE_WORDS + 1 {
+            return None;
+        }
+        let name = name_at(&words[..length], manner)?;
+        (name.as_str().split(' ').count() == length).then_some(name)
+    }
+}
+
+/// A name spelled letter by letter: "A-O-I-F-E", "S T E F A N".
+fn spelled(text: &str) -> Option<CallerName> {
+    const SHORTEST: usize = 3;
+    const AROUND: &[&str] = &[
+        "it", "is", "it's", "that's", "my", "name", "sure", "yes", "okay", "ok", "so", "um", "uh",
+        "ja", "also", "sí", "oui", "sì", "sim", "tak", "да", "ähm", "spelled",
+    ];
+    let text = straight(text);
+    let parts = text
+        .split(|c: char| !c.is_alphabetic())
+        .filter(|p| !p.is_empty());
+    let mut letters = String::new();
+    let mut count = 0;
+    for part in parts {
+        if part.chars().count() == 1 {
+            letters.push_str(part);
+            count += 1;
+        } else if count > 0 || !AROUND.contains(&&*part.to_lowercase()) {
+            // Letters in between other words spell something else.
+            return None;
+        }
+    }
+    if count < SHORTEST {
         return None;
     }
-    let words: Vec<&str> = sentence.split_whitespace().collect();
-    let folded: Vec<Cow<'_, str>> = words.iter().map(|w| fold(w)).collect();
-    // Behind "he said", every introduction is somebody else's. Found once, so
-    // that a phrase repeated for minutes costs no more than its length.
-    let reported_from = folded
-        .iter()
-        .position(|w| REPORTED.contains(&&**w))
-        .unwrap_or(folded.len());
-    for (phrase, strength) in INTRODUCTIONS {
-        if *strength != wanted {
-            continue;
-        }
-        for start in 0..folded.len() {
-            let Some(after) = end_of(phrase, &folded, start).filter(|end| *end < folded.len())
-            else {
-                continue;
-            };
-            if start > reported_from {
-                break;
-            }
-            let supposed = folded[start.saturating_sub(4)..start]
-                .iter()
-                .any(|w| SUPPOSED.contains(&&**w));
-            // "Hello Margaret, this is Nora": a name may be greeted before.
-            let opening = at_start
-                && start <= 4
-                && words[..start].iter().enumerate().all(|(i, w)| {
-                    OPENERS.contains(&&*folded[i]) || (i > 0 && starts_like_a_name(w))
-                });
-            if supposed || (wanted == Strength::Phone && !opening) {
-                continue;
-            }
-            if let Some(name) = name_at(&words[after..], wanted) {
-                return Some(name);
-            }
-        }
-    }
-    None
+    CallerName::parse(&capitalised(&[&letters.to_lowercase()])).ok()
 }
 
 /// Where `phrase` ends in `words` if it begins at `start`.
@@ -232,25 +496,89 @@ pub(super) fn end_of(phrase: &str, words: &[Cow<'_, str>], start: usize) -> Opti
 /// nothing else.
 const MAX_HESITATIONS: usize = 8;
 
+/// How a name is introduced.
+#[derive(Clone, Copy)]
+pub(super) struct Manner {
+    pub strength: Strength,
+    /// Somebody has just asked for it.
+    pub is_asked: bool,
+    /// Whether capitals mean something in the text.
+    pub is_cased: bool,
+}
+
+impl Manner {
+    /// "This is Will, …", "it's June" to who has asked: a name, though another word.
+    fn may_be_ambiguous(self, word: &str, next: Option<&&str>) -> bool {
+        let is_given = given_name(&fold(word)).is_some();
+        let ends = is_closed(word) || next.is_none();
+        let is_introduced = self.strength == Strength::Phone || self.is_asked;
+        is_given && ends && is_introduced
+    }
+}
+
 /// The name that starts at the first of `words`, if one does.
-pub(super) fn name_at(words: &[&str], strength: Strength) -> Option<CallerName> {
-    const HESITATIONS: &[&str] = &["uh", "um", "er", "erm", "äh", "ähm", "eh", "euh"];
+pub(super) fn name_at(words: &[&str], manner: Manner) -> Option<CallerName> {
     let skip = words
         .iter()
         .take(MAX_HESITATIONS)
-        .take_while(|w| HESITATIONS.contains(&&*fold(w)))
+        .take_while(|w| BETWEEN.contains(&&*fold(w)))
         .count();
-    let words = &words[skip..];
+    let mut words = &words[skip..];
+    // "This is Mi- Michelle."
+    if words.first().is_some_and(|w| w.ends_with('-')) {
+        words = &words[1..];
+    }
+    // "My name is Will, Will Baxter."
+    if let [first, second, ..] = words
+        && fold(first) == fold(second)
+    {
+        words = &words[1..];
+    }
+    if manner.strength == Strength::Clear
+        && let Some(name) = spelled_first(words)
+    {
+        return Some(name);
+    }
+    let cased = manner.is_cased || words.first().is_some_and(|w| has_no_case(w));
+    if cased && words.first().is_some_and(|w| starts_like_a_name(w)) {
+        return cased_name(words, manner);
+    }
+    plain_name(words, manner)
+}
 
+/// "My name is N, O, R, A", "my name is spelled N-O-R-A".
+fn spelled_first(words: &[&str]) -> Option<CallerName> {
+    let words = match words {
+        [first, rest @ ..] if matches!(&*fold(first), "spelled" | "spelt") => rest,
+        _ => words,
+    };
+    let first = words.first()?;
+    let is_letter = first.chars().filter(|c| c.is_alphabetic()).count() == 1;
+    let is_hyphenated =
+        first.split('-').count() > 2 && first.split('-').all(|p| p.chars().count() <= 2);
+    if !is_letter && !is_hyphenated {
+        return None;
+    }
+    let letters = words.iter().take_while(|w| {
+        w.split(|c: char| !c.is_alphabetic())
+            .all(|part| part.chars().count() <= 1)
+    });
+    spelled(&letters.copied().collect::<Vec<_>>().join(" "))
+}
+
+/// In a text with capitals.
+fn cased_name(words: &[&str], manner: Manner) -> Option<CallerName> {
+    let strength = manner.strength;
     let mut taken: Vec<&str> = Vec::new();
     let mut closed = false;
     for word in words.iter().take(MAX_NAME_WORDS) {
         let lower = fold(word);
-        let titled = TITLES.contains(&word.to_lowercase().as_str());
+        let titled = is_titled(word);
         let particle = !taken.is_empty() && PARTICLES.contains(&word.to_lowercase().as_str());
-        if !(particle || titled || starts_like_a_name(word))
-            || (NOT_NAMES.contains(&&*lower) && !titled)
-        {
+        let is_no_name = NOT_NAMES.contains(&&*lower)
+            && !titled
+            && !(taken.is_empty() && manner.may_be_ambiguous(word, words.get(1)));
+        if !(particle || titled || starts_like_a_name(word)) || is_no_name {
             break;
         }
         // "This is Nora's husband" introduces somebody else.
@@ -258,11 +586,7 @@ pub(super) fn name_at(words: &[&str], strength: Strength) -> Option<CallerName> 
             return None;
         }
         taken.push(if titled { word } else { bare(word) });
-        if !titled
-            && word.ends_with([
-                ',', '.', '!', '?', ';', ':', '"', '”', '»', ')', '—', '…', '।', '。',
-            ])
-        {
+        if !titled && is_closed(word) {
             closed = true;
             break;
         }
@@ -271,37 +595,54 @@ pub(super) fn name_at(words: &[&str], strength: Strength) -> Option<CallerName> 
     while taken.last().is_some_and(|w| PARTICLES.contains(w)) {
         taken.pop();
     }
-    let titles = taken
-        .iter()
-        .take_while(|w| TITLES.contains(&w.to_lowercase().as_str()))
-        .count();
-    // "N, O, R, A" is a spelling, "K as in Karen" too.
+    let titles = taken.iter().take_while(|w| is_titled(w)).count();
     let first = taken.get(titles)?;
+    // "K as in Karen" is a spelling.
     if first.chars().filter(|c| c.is_alphabetic()).count() < 2 {
         return None;
     }
     let next = words.get(taken.len()).map(|w| fold(w));
-    let ends = closed || next.as_deref().is_none_or(|w| MAY_FOLLOW.contains(&w));
+    let next = next.as_deref();
+    let ends = closed || next.is_none_or(may_follow);
     let cased = first.chars().next().is_some_and(char::is_uppercase);
     if !cased && taken.len() > 2 {
         return None;
     }
+    let known = given_name(&first.to_lowercase());
     if !ends {
         // Without a pause the next capital may begin another thought, or be a
         // German noun: only the first word is sure, and only if capitals mean
         // something in its script.
-        if strength != Strength::Clear || !cased {
+        let is_sure = strength == Strength::Clear || known == Some(GivenName::Only);
+        if !is_sure || !cased {
             return None;
         }
         taken.truncate(titles + 1);
     }
     if strength != Strength::Clear {
         let doubted = words[taken.len() - 1].ends_with('?')
-            || next
-                .as_deref()
-                .is_some_and(|w| matches!(w, "right" | "correct" | "isn't" | "oder" | "verdad"));
+            || next.is_some_and(|w| matches!(w, "right" | "correct" | "isn't" | "oder" | "verdad"));
         // Four capitals in a row are a company or a title more often than a person.
-        if doubted || taken.len() > 3 {
+        if doubted
+            || taken.len() > 3
+            || is_of_another(next, words, taken.len())
+            || is_several(next, words, taken.len())
+        {
+            return None;
+        }
+    }
+    if !manner.is_asked {
+        let cores = taken.len() - titles;
+        let is_believed = match strength {
+            Strength::Clear | Strength::Firm => true,
+            Strength::Phone | Strength::Opening => cores == 1 || known.is_some() || titles > 0,
+            Strength::Weak => match known {
+                Some(GivenName::Only) => true,
+                Some(GivenName::Also) => cores > 1 || next.is_some_and(|w| RETURNING.contains(&w)),
+                None => titles > 0,
+            },
+        };
+        if !is_believed {
             return None;
         }
     }
@@ -312,7 +653,224 @@ pub(super) fn name_at(words: &[&str], strength: Strength) -> Option<CallerName> 
             taken.truncate(titles + 1);
         }
     }
-    CallerName::parse(&taken.join(" ")).ok()
+    CallerName::parse(&capitalised(&taken)).ok()
+}
+
+/// In a text without capitals, as many transcripts are.
+fn plain_name(words: &[&str], manner: Manner) -> Option<CallerName> {
+    let strength = manner.strength;
+    let folded: Vec<Cow<'_, str>> = words.iter().take(MAX_NAME_WORDS).map(|w| fold(w)).collect();
+    let word = |i: usize| folded.get(i).map(|w| &**w);
+    let ends_after =
+        |i: usize| words.get(i).is_some_and(|w| is_closed(w)) || word(i + 1).is_none_or(may_follow);
+    // Without capitals, only where a new clause begins is a surname told from a verb.
+    let begins_anew = |i: usize| {
+        words.get(i).is_some_and(|w| is_closed(w))
+            || word(i + 1).is_none_or(|w| CLAUSE_STARTS.contains(&w))
+    };
+    let is_surname = |i: usize| {
+        word(i).is_some_and(|w| {
+            w.chars().count() > 1
+                && w.chars()
+                    .all(|c| c.is_alphabetic() || matches!(c, '\'' | '-'))
+                && !may_follow(w)
+                && !w.ends_with("ing")
+                && !OTHERS.contains(&w)
+                && !is_ordinary(w)
+                && !w.contains("'s")
+        })
+    };
+    let first = word(0)?;
+    if first.ends_with("'s") || first.contains(|c: char| c.is_numeric()) {
+        return None;
+    }
+    if is_titled(words[0]) {
+        let is_named = is_surname(1) && ends_after(1);
+        return is_named.then(|| CallerName::parse(&capitalised(&words[..2])).ok())?;
+    }
+    let is_believed = match given_name(first) {
+        Some(GivenName::Only) => true,
+        Some(GivenName::Also) => match strength {
+            Strength::Clear | Strength::Firm => true,
+            Strength::Phone | Strength::Opening | Strength::Weak => {
+                ends_after(0) && (manner.is_asked || strength == Strength::Phone)
+            }
+        },
+        None => {
+            strength == Strength::Clear
+                && ends_after(0)
+                && is_surname(0)
+                && !NO_NAME_AFTER.contains(&first)
+        }
+    };
+    // "Det är hans fru."
+    if word(1).is_some_and(|w| OTHERS.contains(&w)) {
+        return None;
+    }
+    if !is_believed || is_of_another(word(1), words, 1) || words[0].ends_with('?') {
+        return None;
+    }
+    let mut length = 1;
+    if !is_closed(words[0]) {
+        let ends = if strength == Strength::Clear {
+            ends_after(1)
+        } else {
+            begins_anew(1)
+        };
+        if is_surname(1) && ends {
+            length = 2;
+        } else if word(1).is_some_and(is_particle) && is_surname(2) && begins_anew(2) {
+            length = 3;
+        }
+    }
+    // "It's Emma ordering …" and the like is too little.
+    if length == 1 && strength == Strength::Weak && !ends_after(0) {
+        return None;
+    }
+    CallerName::parse(&capitalised(&words[..length])).ok()
+}
+
+/// Words with which callers go on after their name.
+const CLAUSE_STARTS: &[&str] = &[
+    "i",
+    "i'm",
+    "i've",
+    "i'd",
+    "i'll",
+    "we",
+    "my",
+    "and",
+    "but",
+    "here",
+    "calling",
+    "speaking",
+    "again",
+    "from",
+    "by",
+    "about",
+    "regarding",
+    "ich",
+    "mein",
+    "meine",
+    "wir",
+    "und",
+    "hier",
+    "aus",
+    "von",
+    "nochmal",
+    "yo",
+    "mi",
+    "y",
+    "pero",
+    "je",
+    "j'ai",
+    "j'appelle",
+    "mon",
+    "ma",
+    "et",
+    "io",
+    "ho",
+    "e",
+    "il",
+    "eu",
+    "meu",
+    "minha",
+    "ik",
+    "mijn",
+    "en",
+    "jag",
+    "och",
+    "min",
+    "mam",
+    "mój",
+    "moja",
+    "i",
+    "chcę",
+    "chciałbym",
+    "chciałabym",
+    "dzwonię",
+    "я",
+    "и",
+    "у",
+    "мне",
+    "мой",
+];
+
+/// What only somebody who rings adds to a name.
+const RETURNING: &[&str] = &[
+    "again", "calling", "here", "speaking", "ringing", "igen", "encore", "znowu",
+];
+
+/// Whether a firm or a couple is named: "it's Wilson and Sons".
+fn is_several(next: Option<&str>, words: &[&str], at: usize) -> bool {
+    let is_and = next.is_some_and(|w| {
+        matches!(
+            w,
+            "and" | "und" | "&" | "y" | "et" | "e" | "en" | "och" | "i" | "и"
+        )
+    });
+    let other = words.get(at + 1);
+    is_and
+        && other
+            .is_some_and(|w| w.chars().count() > 2 && starts_like_a_name(w) && !w.contains('\''))
+}
+
+/// Whether a clause about somebody else follows: "c'est Paul qui m'a dit".
+fn is_of_another(next: Option<&str>, words: &[&str], at: usize) -> bool {
+    let verb = words.get(at + 1).map(|w| fold(w));
+    next.is_some_and(|w| RELATIVE.contains(&w)) && !verb.is_some_and(|w| RINGS.contains(&&*w))
+}
+
+/// Whether a word may come right behind a name.
+fn may_follow(word: &str) -> bool {
+    MAY_FOLLOW.contains(&word) || is_function_word(word) || OPENERS.contains(&word)
+}
+
+fn is_ordinary(word: &str) -> bool {
+    NOT_NAMES.contains(&word) || INSTRUCTIONS.contains(&word) || BETWEEN.contains(&word)
+}
+
+fn is_titled(word: &str) -> bool {
+    super::is_title(word)
+}
+
+fn is_particle(word: &str) -> bool {
+    PARTICLES.contains(&word.to_lowercase().as_str())
+}
+
+/// Whether a word's script has no capitals.
+fn has_no_case(word: &str) -> bool {
+    word.chars().any(char::is_alphabetic)
+        && !word.chars().any(|c| c.is_lowercase() || c.is_uppercase())
+}
+
+/// Each word of a name with its capital, but for particles inside.
+fn capitalised(words: &[&str]) -> String {
+    let mut name = String::new();
+    for (i, word) in words.iter().enumerate() {
+        let word = if is_titled(word) {
+            word.trim_end_matches(',')
+        } else {
+            bare(word)
+        };
+        if i > 0 {
+            name.push(' ');
+            if is_particle(word) {
+                name.push_str(word);
+                continue;
+            }
+        }
+        let mut at_start = true;
+        for c in word.chars() {
+            if at_start {
+                name.extend(c.to_uppercase());
+            } else {
+                name.push(c);
+            }
+            at_start = matches!(c, '-' | '\'');
+        }
+    }
+    name
 }
 
 /// Whether words instruct whoever reads them.

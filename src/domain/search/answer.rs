@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::calendar;
 use super::text_language::TextLanguage;
-use crate::domain::memory::{Memory, Sector};
+use crate::domain::memory::{MAX_ASKED, Memory, SHORT_TURN, Sector, end_of};
 
 /// Room of an answer, in characters of all contents together. What an agent
 /// reads of it in the middle of a call; more would slow its reply.
@@ -23,12 +23,6 @@ pub struct Hit {
     /// When the call took place.
     pub timestamp: Timestamp,
 }
-
-/// A turn up to this long, in characters, says little without what was asked:
-/// "Yes, on Tuesdays."
-const SHORT_TURN: usize = 60;
-/// How much of what the agent said before is shown, in characters, its end.
-const MAX_ASKED: usize = 160;
 
 /// Of so many memories, the best ones, the question is shown.
 const QUESTIONS: usize = 3;
@@ -103,7 +97,7 @@ impl<'a> Part<'a> {
 
     fn show_question(&mut self, room: &mut usize) {
         let needs_it = self.memory.content.chars().count() <= SHORT_TURN;
-        let asked = end_of(&self.memory.before);
+        let asked = end_of(&self.memory.before, MAX_ASKED);
         if needs_it && asked.ends_with(['?', '？', '؟']) {
             let line = format!("[Agent: {asked}]");
             self.asked = take(room, &line).then_some(line);
@@ -128,16 +122,6 @@ impl<'a> Part<'a> {
             timestamp: self.memory.timestamp,
         }
     }
-}
-
-/// The last of what was said, whole words.
-fn end_of(text: &str) -> &str {
-    let text = text.trim();
-    let start = text.char_indices().nth_back(MAX_ASKED).map(|(at, _)| at);
-    let Some(start) = start else {
-        return text;
-    };
-    text[start..].split_once(' ').map_or("", |(_, rest)| rest)
 }
 
 /// The caller's turns right after and right before, in the same call.

@@ -11,7 +11,8 @@ use super::calendar;
 use super::text_language::TextLanguage;
 use super::vocabulary::Vocabulary;
 use crate::domain::ids::AgentId;
-use crate::domain::memory::{Memory, MemoryKind, fact_key};
+use crate::domain::memory::{Memory, MemoryKind, MemoryVector, fact_key};
+use crate::domain::vector::Vector;
 
 /// Most memories returned by a search (design, `search-data`).
 pub const MAX_RESULTS: usize = 10;
@@ -36,6 +37,8 @@ const AFTER_WEIGHT: f32 = 0.4;
 const CALLER_WEIGHT: f32 = 0.3;
 /// Weight of the date of the call, in words.
 const DATE_WEIGHT: f32 = 0.75;
+/// Part of the meaning in a score; the rest is the words'.
+const MEANING_WEIGHT: f32 = 0.5;
 /// How much a memory of the time that a query names is worth, in rare words.
 const TIME_WEIGHT: f32 = 1.0;
 
@@ -47,6 +50,8 @@ pub struct Query<'a> {
     pub agent: &'a AgentId,
     /// When it is asked: what "last week" counts from.
     pub now: Timestamp,
+    /// What the text means; without it, its words alone count.
+    pub vector: Option<&'a Vector>,
 }
 
 /// See the [module](super). Grows with each call; built from the store when
@@ -61,6 +66,8 @@ pub struct Index {
     /// Weighted length of each memory in terms.
     lengths: Vec<f32>,
     total_length: f32,
+    /// For each memory what it means, if that is known. Empty if none is.
+    vectors: Vec<Option<Vector>>,
     /// Of the memories without their terms, in bytes.
     bytes: usize,
     vocabulary: Vocabulary,
@@ -104,6 +111,35 @@ impl Index {
             self.add(position, first, &own, &mut known);
             self.group(position);
         }
+    }
+
+    /// Takes what some of the memories mean.
+    pub fn attach(&mut self, vectors: Vec<MemoryVector>) {
+        if vectors.is_empty() {
+            return;
+        }
+        let places = self.memories.iter().enumerate();
+        let places: FxHashMap<(&str, u32), usize> = places
+            .map(|(place, m)| ((m.conversation_id.as_str(), m.ordinal), place))
+            .collect();
+        let found: Vec<(usize, Vector)> = vectors
+            .into_iter()
+            .filter_map(|v| {
+                let place = places.get(&(v.conversation_id.as_str(), v.ordinal))?;
+                Some((*place, v.vector))
+            })
+            .collect();
+        self.vectors.resize(self.memories.len(), None);
+        for (place, vector) in found {
+            self.bytes += vector.bytes();
+            self.vectors[place] = Some(vector);
+        }
+    }
+
+    /// Whether it is known of some memory what it means.
+    #[must_use]
+    pub fn has_vectors(&self) -> bool {
+        !self.vectors.is_empty()
     }
 
     /// How many memories are held.
@@ -250,14 +286,24 @@ impl Index {
     fn best(&self, query: &Query<'_>) -> Vec<usize> {
         let end = query.text.char_indices().nth(MAX_QUERY_CHARS);
         let text = end.map_or(query.text, |(end, _)| &query.text[..end]);
-        let mut scores = self.scores(text, query.now).unwrap_or_else(|| {
-            let by_salience = self.memories.iter().map(|m| m.salience);
-            by_salience.enumerate().collect()
-        });
-        scores.retain(|(position, _)| {
+        let is_visible = |(position, _): &(usize, f32)| {
             let agent = self.memories[*position].agent.as_ref();
             agent.is_none_or(|agent| agent == query.agent)
-        });
+        };
+        let mut by_words = self.scores(text, query.now);
+        if let Some(scores) = &mut by_words {
+            scores.retain(is_visible);
+        }
+        let mut by_meaning = query.vector.map(|v| self.likenesses(v)).unwrap_or_default();
+        by_meaning.retain(is_visible);
+        let mut scores = match (by_words, by_meaning.is_empty()) {
+            (Some(words), true) => words,
+            (words, false) => fused(self.memories.len(), words.unwrap_or_default(), by_meaning),
+            (None, true) => {
+                let by_salience = self.memories.iter().map(|m| m.salience);
+                by_salience.enumerate().filter(is_visible).collect()
+            }
+        };
         scores.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then_with(|| self.by_age(a.0, b.0)));
         let mut best: Vec<usize> = Vec::with_capacity(MAX_RESULTS);
         for (position, _) in scores {
@@ -270,6 +316,14 @@ impl Index {
             }
         }
         best
+    }
+
+    /// How near the memories are to a question, those of which that is known.
+    fn likenesses(&self, query: &Vector) -> Vec<(usize, f32)> {
+        let known = self.vectors.iter().enumerate();
+        known
+            .filter_map(|(position, vector)| Some((position, vector.as_ref()?.likeness(query))))
+            .collect()
     }
 
     /// Of two equally good memories that of the newer call is better, and in
@@ -376,6 +430,32 @@ impl Index {
     }
 }
 
+/// Both scores, each as a part of its span, added.
+fn fused(
+    memories: usize,
+    by_words: Vec<(usize, f32)>,
+    by_meaning: Vec<(usize, f32)>,
+) -> Vec<(usize, f32)> {
+    let most = |scores: &[(usize, f32)]| scores.iter().fold(f32::MIN, |m, s| m.max(s.1));
+    let least = by_meaning.iter().fold(f32::MAX, |m, s| m.min(s.1));
+    let (words, span) = (most(&by_words).max(f32::EPSILON), most(&by_meaning) - least);
+    let mut scores = vec![0.0; memories];
+    for (position, score) in by_words {
+        scores[position] += (1.0 - MEANING_WEIGHT) * score / words;
+    }
+    for (position, likeness) in by_meaning {
+        // All alike, none is farther than the others.
+        let part = if span > f32::EPSILON {
+            (likeness - least) / span
+        } else {
+            1.0
+        };
+        scores[position] += MEANING_WEIGHT * part;
+    }
+    let scores = scores.into_iter().enumerate();
+    scores.filter(|(_, score)| *score > 0.0).collect()
+}
+
 /// What a group of memories costs beside its key, in bytes.
 const GROUP_BYTES: usize = 48;
 
@@ -472,6 +552,7 @@ mod tests {
             text: query,
             agent: &agent,
             now: Timestamp::UNIX_EPOCH,
+            vector: None,
         };
         index
             .search(&query)
@@ -618,6 +699,7 @@ mod tests {
                 text,
                 agent: &agent,
                 now: "2025-11-27T09:00:00Z".parse().unwrap(),
+                vector: None,
             });
             hits.into_iter().next().map(|hit| hit.content)
         };
@@ -677,5 +759,62 @@ mod tests {
         let chars: usize = hits.iter().map(|hit| hit.chars().count()).sum();
         assert!(chars <= answer::ROOM.max(10 * 220), "{chars}");
         assert!(hits.iter().all(|hit| !hit.contains("foreign")));
+    }
+
+    #[test]
+    fn words_and_meaning_are_added() {
+        let said = |ordinal: u32, content: &str| Memory {
+            ordinal,
+            ..memory("a", "1", content)
+        };
+        let memories = vec![
+            said(0, "My tabby sleeps all day"),
+            said(1, "The sofa is green"),
+            said(2, "I drive a sedan"),
+        ];
+        let vector = |numbers: &[f32]| Vector::quantised(numbers).unwrap();
+        let meanings = [
+            vector(&[1.0, 0.0]),
+            vector(&[0.5, 0.5]),
+            vector(&[0.0, 1.0]),
+        ];
+        let vectors = memories.iter().zip(&meanings);
+        let vectors: Vec<MemoryVector> = vectors
+            .map(|(memory, vector)| MemoryVector::of(memory, vector.clone()))
+            .collect();
+        let agent = AgentId::parse("a").unwrap();
+        let first = |index: &Index, text: &str, vector: Option<&Vector>| {
+            let hits = index.search(&Query {
+                text,
+                agent: &agent,
+                now: Timestamp::UNIX_EPOCH,
+                vector,
+            });
+            hits.into_iter().next().map(|hit| hit.content)
+        };
+        let mut index = Index::new(memories);
+        let cat = vector(&[0.9, 0.1]);
+        assert_eq!(
+            first(&index, "cat", Some(&cat)),
+            None,
+            "nothing is known of meanings"
+        );
+        index.attach(vectors[..1].to_vec());
+        assert!(
+            first(&index, "cat", Some(&cat)).unwrap().contains("tabby"),
+            "the only one"
+        );
+        index.attach(vectors);
+        assert!(first(&index, "cat", Some(&cat)).unwrap().contains("tabby"));
+        assert!(first(&index, "sedan", Some(&cat)).is_some_and(|c| !c.contains("sofa")));
+        assert_eq!(first(&index, "cat", None), None);
+        // Of another model: no two are alike.
+        let other = vector(&[1.0, 0.0, 0.0]);
+        assert!(
+            first(&index, "sofa", Some(&other))
+                .unwrap()
+                .contains("sofa")
+        );
+        assert!(index.bytes() > Index::new(Vec::new()).bytes());
     }
 }

@@ -63,7 +63,7 @@ pub(super) fn agent(row: &Row<'_>) -> Result<AgentId> {
     AgentId::parse(&text).map_err(|_| unreadable("agent"))
 }
 
-fn conversation_id(row: &Row<'_>) -> Result<ConversationId> {
+pub(super) fn conversation_id(row: &Row<'_>) -> Result<ConversationId> {
     let text: String = row.get("conversation_id")?;
     ConversationId::parse(&text).map_err(|_| unreadable("conversation_id"))
 }

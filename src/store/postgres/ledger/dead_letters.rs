@@ -9,7 +9,7 @@ use crate::domain::caller_id::CallerId;
 use crate::domain::ids::ConversationId;
 use crate::store::postgres::connections::Transaction;
 use crate::store::postgres::rows::{self, millis, number};
-use crate::store::postgres::{PostgresDatabase, lock_caller, lock_callers, register};
+use crate::store::postgres::{PostgresDatabase, lock_caller, lock_callers, register, vectors};
 use crate::store::{DeadLetter, ErasedEvents, EventId, KnownCalls, Result, call_mark};
 
 pub(super) fn dead_letter(row: &PgRow) -> Result<DeadLetter> {
@@ -33,6 +33,7 @@ pub(super) async fn erase(
 ) -> Result<ErasedEvents> {
     let mut transaction = database.begin().await?;
     let erased = remove(&mut transaction, caller, known, now).await?;
+    vectors::forget(&mut transaction, caller).await?;
     register::begin_erasure(&mut transaction, caller, &erased.conversations, false, now).await?;
     transaction.commit().await?;
     Ok(erased)

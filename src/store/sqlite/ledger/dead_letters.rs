@@ -6,8 +6,8 @@ use rustc_hash::FxHashSet;
 
 use crate::domain::caller_id::CallerId;
 use crate::domain::ids::ConversationId;
-use crate::store::sqlite::register;
 use crate::store::sqlite::rows::{self, millis, query};
+use crate::store::sqlite::{register, vectors};
 use crate::store::{DeadLetter, ErasedEvents, EventId, KnownCalls, Result, call_mark, names};
 
 pub(super) fn dead_letter(row: &Row<'_>) -> Result<DeadLetter> {
@@ -47,6 +47,7 @@ pub(super) fn erase(
     now: Timestamp,
 ) -> Result<ErasedEvents> {
     let erased = remove(db, caller, known, unknown, now)?;
+    vectors::forget(db, caller)?;
     register::begin_erasure(db, caller, &erased.conversations, false, now)?;
     Ok(erased)
 }
