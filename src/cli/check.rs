@@ -16,7 +16,9 @@ use serde::Serialize;
 use super::output::Output;
 use super::{admin, load};
 use crate::app::memory_store;
-use crate::clients::{ElevenLabs, ElevenLabsError, OpenAi, OpenAiError};
+use crate::clients::{
+    ElevenLabs, ElevenLabsError, Embeddings, EmbeddingsOptions, OpenAi, OpenAiError, TextRole,
+};
 use crate::config::{Config, ConfigError, Environment, Services, SetupConfig};
 use crate::domain::agent_profile::AgentProfile;
 use crate::domain::call_event::{Role, Turn};
@@ -41,6 +43,8 @@ pub(super) struct CheckArguments {
 enum What {
     /// Ask OpenAI for a greeting.
     Openai,
+    /// Ask the embeddings model for a vector.
+    Embeddings,
     /// Fetch an agent's profile from ElevenLabs.
     Agent {
         /// The agent's id.
@@ -132,6 +136,10 @@ pub(super) async fn run(arguments: CheckArguments, file: Option<&Path>) -> ExitC
     let mut add = |name: &str, outcome| found.push(Finding::of(name, outcome));
     match arguments.what {
         What::Openai => add("openai", openai(services).await),
+        What::Embeddings => add(
+            "embeddings",
+            embeddings(services.embeddings.map(|(options, _)| options)).await,
+        ),
         What::Agent { id } => add("agent", agent(&services, &id).await),
         What::Memory => add("memory", memory(&services).await),
         What::Config => add("config", config),
@@ -143,7 +151,11 @@ pub(super) async fn run(arguments: CheckArguments, file: Option<&Path>) -> ExitC
                 add("agent", agent(&services, &id).await);
             }
             let is_connected = services.public_url.is_some();
+            let vectors = services.embeddings.clone();
             add("openai", openai(services).await);
+            if let Some((options, _)) = vectors {
+                add("embeddings", embeddings(Some(options)).await);
+            }
             if is_connected {
                 found.extend(connection(setup).await);
             }
@@ -222,17 +234,14 @@ async fn openai(services: Services) -> Outcome {
         },
     ];
     let prompt = GreetingPrompt::new(&agent_id, &agent, None, Timestamp::now(), &turns);
-    let answer = client.complete(&prompt).await.map_err(|error| {
+    let answer = client.complete(&prompt).await;
+    let answer = answer.map_err(|error| {
         let remedy = match error {
             OpenAiError::InvalidKey(_) => "verify OPENAI_API_KEY",
-            OpenAiError::RateLimited { .. } | OpenAiError::QuotaExhausted => {
-                "check your OpenAI plan and its limits"
-            }
-            OpenAiError::Timeout => "increase OPENAI_TIMEOUT or check network connectivity",
-            OpenAiError::Network(_) => "check network connectivity and OPENAI_BASE_URL",
             OpenAiError::Refused { .. } => "check OPENAI_MODEL and OPENAI_BASE_URL",
-            OpenAiError::Server { .. } => "try again later",
+            OpenAiError::Network(_) => "check network connectivity and OPENAI_BASE_URL",
             OpenAiError::Unusable(_) => "raise OPENAI_MAX_TOKENS or choose another OPENAI_MODEL",
+            _ => passing(&error),
         };
         (error.to_string(), remedy)
     })?;
@@ -246,6 +255,49 @@ async fn openai(services: Services) -> Outcome {
     Ok(format!(
         "{model} made a greeting with {} + {} tokens: {said}",
         answer.prompt_tokens, answer.completion_tokens
+    ))
+}
+
+/// What helps where the service is there, and the request is right.
+fn passing(error: &OpenAiError) -> &'static str {
+    match error {
+        OpenAiError::RateLimited { .. } | OpenAiError::QuotaExhausted => {
+            "check your OpenAI plan and its limits"
+        }
+        OpenAiError::Timeout => "increase OPENAI_TIMEOUT or check network connectivity",
+        _ => "try again later",
+    }
+}
+
+async fn embeddings(options: Option<EmbeddingsOptions>) -> Outcome {
+    let Some(options) = options else {
+        return Err((
+            "EMBEDDINGS_MODEL is not set: searches go by words alone".into(),
+            "set it if they are to go by meaning, too",
+        ));
+    };
+    let model = options.model.clone();
+    let client = Embeddings::new(options)
+        .map_err(|e| (e.to_string(), "check the system's TLS certificates"))?;
+    let texts = ["When is the delivery?"];
+    let started = std::time::Instant::now();
+    let embedded = client.embed(&texts, TextRole::Query).await;
+    let embedded = embedded.map_err(|error| {
+        let remedy = match error {
+            OpenAiError::InvalidKey(_) => "verify EMBEDDINGS_API_KEY",
+            OpenAiError::Refused { .. } => {
+                "check EMBEDDINGS_MODEL, EMBEDDINGS_DIMENSIONS and EMBEDDINGS_BASE_URL"
+            }
+            OpenAiError::Network(_) => "check network connectivity and EMBEDDINGS_BASE_URL",
+            OpenAiError::Unusable(_) => "choose another EMBEDDINGS_MODEL",
+            _ => passing(&error),
+        };
+        (error.to_string(), remedy)
+    })?;
+    let numbers = embedded.vectors.first().map_or(0, |v| v.dimensions());
+    let took = started.elapsed().as_millis();
+    Ok(format!(
+        "{model} made a vector of {numbers} numbers in {took} ms (a search waits 200 ms)"
     ))
 }
 

@@ -85,6 +85,12 @@ impl Vector {
         })
     }
 
+    /// How many numbers it has.
+    #[must_use]
+    pub fn dimensions(&self) -> usize {
+        self.values.len()
+    }
+
     /// Memory taken, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
