@@ -13,7 +13,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use jiff::Timestamp;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::timeout;
 
@@ -94,17 +93,6 @@ impl MemoryVectors {
         self.shared.store.want(vec![caller.clone()]).await?;
         self.slot.send(Message);
         Ok(())
-    }
-
-    /// A caller's memories went to another, who lacks their vectors now.
-    pub(super) async fn moved(&self, from: &CallerId, to: &CallerId) -> Result<(), StoreError> {
-        self.shared.store.forget(from).await?;
-        self.want(to).await
-    }
-
-    /// Vectors of memories from before `before` go as the memories did.
-    pub(super) async fn expire(&self, before: Timestamp) -> Result<(), StoreError> {
-        self.shared.store.expire(before).await
     }
 
     /// The vectors that there are of a caller's memories. None if they cannot

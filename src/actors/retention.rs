@@ -8,10 +8,9 @@ use jiff::{SignedDuration, Timestamp};
 use ractor::{ActorProcessingErr, ActorRef};
 use tokio::task::JoinHandle;
 
-use super::memory_vectors::MemoryVectors;
 use super::router::Sessions;
 use super::worker::Worker;
-use crate::store::{Archive, Ledger, MemoryStore};
+use crate::store::{Archive, Ledger, MemoryStore, VectorStore};
 
 /// Between two rounds.
 const ROUND: Duration = Duration::from_secs(60 * 60);
@@ -42,8 +41,8 @@ pub(super) struct Setup {
     pub store: Arc<dyn MemoryStore>,
     pub archive: Archive,
     pub sessions: Sessions,
-    /// `None` without an embeddings model.
-    pub vectors: Option<MemoryVectors>,
+    /// Vectors go with their memories, also when no more are made.
+    pub vectors: Arc<dyn VectorStore>,
 }
 
 pub(super) struct RetentionActor {
@@ -137,8 +136,8 @@ impl Setup {
             }
             tokio::time::sleep(PAUSE).await;
         }
-        if let (Old::Memories(before), Some(vectors)) = (old, &self.vectors)
-            && let Err(error) = vectors.expire(before).await
+        if let Old::Memories(before) = old
+            && let Err(error) = self.vectors.expire(before).await
         {
             tracing::warn!(%error, "Vectors of old memories could not be removed");
         }

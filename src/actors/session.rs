@@ -30,7 +30,7 @@ use crate::domain::learning::Learning;
 use crate::domain::name::CallerName;
 use crate::domain::tiers::{Greeted, Learned, NewGreeting, Renamed, Tiers};
 use crate::metric_definitions::Metrics;
-use crate::store::{Claim, Erasure, Ledger, MemoryStore, Register, StoreError, erase};
+use crate::store::{Claim, Erasure, Ledger, MemoryStore, Register, StoreError, VectorStore, erase};
 use crate::telemetry::CallerIdFormat;
 
 pub(super) use index::IndexBudget;
@@ -52,6 +52,8 @@ pub(super) struct Dependencies {
     pub compute: Compute,
     /// `None` without an embeddings model.
     pub vectors: Option<MemoryVectors>,
+    /// For vectors whose caller is merged into another.
+    pub vector_store: Arc<dyn VectorStore>,
     pub indexes: Arc<IndexBudget>,
     pub metrics: Arc<Metrics>,
     pub caller_ids: CallerIdFormat,
@@ -303,8 +305,9 @@ impl SessionActor {
     async fn merge(&self, number: &CallerId) -> Result<Tiers, StoreError> {
         let (store, caller) = (&self.setup.dependencies.store, &self.setup.caller);
         store.merge(number, caller).await?;
+        self.setup.dependencies.vector_store.forget(number).await?;
         if let Some(vectors) = &self.setup.dependencies.vectors {
-            vectors.moved(number, caller).await?;
+            vectors.want(caller).await?;
         }
         store.tiers(caller).await
     }

@@ -154,6 +154,10 @@ impl ActorSystem {
             let store = Arc::clone(&options.vector_store);
             MemoryVectors::new(client, limits, store, Arc::clone(&metrics))
         });
+        if vectors.is_none() && options.works {
+            // From now on it is not noted whose calls lack vectors.
+            options.vector_store.forget_kind().await?;
+        }
         let directory = Directory::load(Arc::clone(&options.register)).await?;
         let dependencies = Arc::new(Dependencies {
             store: Arc::clone(&store),
@@ -162,6 +166,7 @@ impl ActorSystem {
             // Somebody on the line waits for a search.
             compute: Compute::foreground(),
             vectors: vectors.clone(),
+            vector_store: Arc::clone(&options.vector_store),
             indexes: Arc::default(),
             metrics: Arc::clone(&metrics),
             caller_ids: options.caller_ids.clone(),
@@ -271,7 +276,7 @@ impl ActorSystem {
                 store: Arc::clone(&store),
                 archive: archive.clone(),
                 sessions: sessions.clone(),
-                vectors: vectors.clone(),
+                vectors: options.vector_store,
             },
         )));
         if let Some(vectors) = vectors.filter(|_| options.works) {

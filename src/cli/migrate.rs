@@ -20,7 +20,7 @@ use crate::app::openmemory_store;
 use crate::domain::caller_id::CallerId;
 use crate::domain::legacy::LegacyProfile;
 use crate::store::{
-    Adopted, DatabaseUrl, MemoryStore, OpenMemoryStore, SqliteDatabase, StoreError,
+    Adopted, Database, DatabaseUrl, MemoryStore, OpenMemoryStore, SqliteDatabase, StoreError,
 };
 
 /// Callers worked on at a time.
@@ -113,6 +113,11 @@ pub(super) async fn run(arguments: MigrateArguments, file: Option<&Path>) -> Exi
     };
     let mut output = Output::new();
     let done = legacy(&arguments, &openmemory, &mut output).await;
+    let vectors = Database::Sqlite(database.clone()).vector_store();
+    let done = match (done, vectors.forget_kind().await) {
+        (Ok(_), Err(error)) => Err(error.to_string()),
+        (done, _) => done,
+    };
     database.close().await;
     match done {
         Ok(complete) => output.status(complete),

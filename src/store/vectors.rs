@@ -60,4 +60,8 @@ pub trait VectorStore: Send + Sync + 'static {
     async fn kind(&self) -> Result<Option<String>>;
 
     async fn set_kind(&self, kind: &str) -> Result<()>;
+
+    /// Callers may have come, or calls, of whom nothing was queued: whoever makes
+    /// vectors next queues everybody.
+    async fn forget_kind(&self) -> Result<()>;
 }

@@ -95,15 +95,27 @@ async fn vectors_come_after_an_outage_a_kill_and_with_another_model() {
         .with(|s| s.embeddings = Embeddings::default());
     until_embedded(&service, 1).await;
 
+    // What is learned without a model is embedded once there is one again.
+    service.kill().await;
+    let model = service.set("EMBEDDINGS_MODEL", "");
+    service.respawn().await;
+    let without = call("conv_2", AGENT, OTHER_CALLER).caller("I drive an old sedan.");
+    service.end_call_and_settle(&without).await;
+    service.kill().await;
+    assert_eq!(vectors(&service), 1);
+    service.set("EMBEDDINGS_MODEL", &model);
+    service.respawn().await;
+    until_embedded(&service, 2).await;
+
     // The vectors of another model take the place of the first one's.
     service.kill().await;
     service.set("EMBEDDINGS_MODEL", "other subjects");
     service.respawn().await;
     until("vectors of the other model", async || {
-        service.query("SELECT count(*) FROM memory_vectors WHERE model = 'other subjects'") == 1
+        service.query("SELECT count(*) FROM memory_vectors WHERE model = 'other subjects'") == 2
     })
     .await;
-    until_embedded(&service, 1).await;
+    until_embedded(&service, 2).await;
     assert!(service.found(CALLER, AGENT, "kitten").await[0].contains("tabby"));
 }
 

@@ -915,6 +915,8 @@ async fn vector_store_contract(store: &dyn VectorStore, ledger: &dyn Ledger) {
     store.set_kind("m").await.unwrap();
     store.set_kind("n").await.unwrap();
     assert_eq!(store.kind().await.unwrap().as_deref(), Some("n"));
+    store.forget_kind().await.unwrap();
+    assert_eq!(store.kind().await.unwrap(), None);
 
     // First come, first served; who is put off comes last.
     store.want(vec![nora.clone(), tom.clone()]).await.unwrap();

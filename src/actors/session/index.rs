@@ -93,6 +93,9 @@ pub(in crate::actors) struct IndexCell {
     index: RwLock<Option<Box<Index>>>,
     /// Apart, so that a ring takes no lock.
     loaded: AtomicBool,
+    /// Whether it is known of some memory what it means; apart, so that a search
+    /// takes no lock on a runtime thread.
+    has_vectors: AtomicBool,
     /// Searched since the budget last looked.
     searched: AtomicBool,
     bytes: AtomicUsize,
@@ -111,6 +114,7 @@ impl IndexCell {
         Self {
             index: RwLock::new(None),
             loaded: AtomicBool::new(false),
+            has_vectors: AtomicBool::new(false),
             searched: AtomicBool::new(false),
             bytes: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
@@ -156,6 +160,8 @@ impl IndexCell {
                 return;
             }
             self.account(index.bytes());
+            self.has_vectors
+                .store(index.has_vectors(), Ordering::Release);
             self.version.store(version, Ordering::Release);
             self.loaded.store(true, Ordering::Release);
             place.replace(Box::new(index))
@@ -194,6 +200,8 @@ impl IndexCell {
                 return;
             };
             index.attach(vectors);
+            self.has_vectors
+                .store(index.has_vectors(), Ordering::Release);
             self.account(index.bytes());
         }
         self.budget.enforce();
@@ -202,8 +210,7 @@ impl IndexCell {
     /// Whether a question's vector may be of use: there are others to compare it with,
     /// or it is not known whether there are.
     pub fn may_have_vectors(&self) -> bool {
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        index.as_ref().is_none_or(|index| index.has_vectors())
+        !self.is_loaded() || self.has_vectors.load(Ordering::Acquire)
     }
 
     /// `None` if the index is not loaded.

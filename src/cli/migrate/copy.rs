@@ -10,7 +10,7 @@ use crate::config::Services;
 use crate::domain::caller_id::CallerId;
 use crate::store::{
     self, CallerExport, Database, DatabaseUrl, MemoryStore, OpenMemoryStore, SqliteDatabase,
-    StoreError,
+    StoreError, VectorStore,
 };
 
 /// What became of one caller.
@@ -64,6 +64,13 @@ impl Opened {
         match self {
             Self::Database(Database::Sqlite(file)) | Self::Openmemory(_, file) => Some(file),
             Self::Database(Database::Postgres(_)) => None,
+        }
+    }
+
+    fn vector_store(&self) -> Arc<dyn VectorStore> {
+        match self {
+            Self::Database(database) => database.vector_store(),
+            Self::Openmemory(_, index) => Database::Sqlite(index.clone()).vector_store(),
         }
     }
 
@@ -167,6 +174,9 @@ async fn copy_all(
         .collect()
         .await;
     bar.finish_and_clear();
+    if !dry_run {
+        to.vector_store().forget_kind().await.map_err(told)?;
+    }
 
     let (mut copied, mut same, mut memories, mut failed) = (0, 0, 0, Vec::new());
     for (caller, outcome) in outcomes {

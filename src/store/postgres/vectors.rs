@@ -175,6 +175,13 @@ impl VectorStore for PostgresVectorStore {
             .await?)
     }
 
+    async fn forget_kind(&self) -> Result<()> {
+        sqlx::query("DELETE FROM embedding_model")
+            .execute(&self.0.work)
+            .await?;
+        Ok(())
+    }
+
     async fn set_kind(&self, kind: &str) -> Result<()> {
         sqlx::query(
             "INSERT INTO embedding_model (id, model) VALUES (1, $1)

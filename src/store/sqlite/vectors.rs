@@ -153,6 +153,15 @@ impl VectorStore for SqliteVectorStore {
             .await
     }
 
+    async fn forget_kind(&self) -> Result<()> {
+        self.0
+            .write(|db| {
+                db.execute("DELETE FROM embedding_model", [])?;
+                Ok(())
+            })
+            .await
+    }
+
     async fn set_kind(&self, kind: &str) -> Result<()> {
         let kind = kind.to_owned();
         self.0
