@@ -263,10 +263,7 @@ pub fn told(turns: &[Turn], facts: &[Fact]) -> Naming {
 /// Whom the agent had called by another's name.
 fn misnamed(turns: &[Turn], correction: &Correction) -> Option<(CallerName, Evidence)> {
     let mut agents = turns.iter().filter(|turn| turn.role == Role::Agent);
-    let wrong = &correction.wrong;
-    let is_called = agents.any(|turn| {
-        wrong.is_spoken_in(&turn.text, None) || correction::is_inflected_in(wrong, &turn.text)
-    });
+    let is_called = agents.any(|turn| correction::is_called(&correction.wrong, &turn.text));
     is_called.then(|| (correction.right.clone(), Evidence::Corrected))
 }
 

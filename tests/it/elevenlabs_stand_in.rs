@@ -80,6 +80,17 @@ pub struct State {
     made: usize,
 }
 
+/// A request; it ends, too, when whoever made it is killed.
+struct UnderWay(Arc<Mutex<State>>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if let Ok(mut state) = self.0.lock() {
+            state.at_once -= 1;
+        }
+    }
+}
+
 impl State {
     fn id(&mut self, kind: &str) -> String {
         self.made += 1;
@@ -291,9 +302,11 @@ async fn answer(
         state.most_at_once = state.most_at_once.max(state.at_once);
         state.delay
     };
-    tokio::time::sleep(delay).await;
+    {
+        let _under_way = UnderWay(Arc::clone(&state));
+        tokio::time::sleep(delay).await;
+    }
     let mut state = state.lock().unwrap();
-    state.at_once -= 1;
     let mut response = Response::builder();
     let done = if state.too_many > 0 {
         state.too_many -= 1;

@@ -24,6 +24,9 @@ const SHAPES: &[&str] = &[
     "my name is uh ",
     "he said my name is Bob ",
     "this is ",
+    "not Anna, Bob ",
+    "a b c ",
+    "Anna here, ",
     "I'm ",
     "Hello Anna, this is ",
     "Anna ",
@@ -138,6 +141,10 @@ fn a_name_is_listened_for_in_linear_time() {
                 })
                 .collect();
             let _ = name::from_turns(&turns);
+        });
+        check("a correction", shape, |text| {
+            let agents = turn(Role::Agent, text);
+            let _ = name::told(&[agents, turn(Role::Caller, text)], &[]);
         });
         check("the model's name", shape, |text| {
             let name = CallerName::parse("Anna Maria").unwrap();

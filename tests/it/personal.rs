@@ -184,14 +184,14 @@ async fn the_model_may_name_the_caller_if_the_caller_said_so() {
     service.upstream.set_openai(answer("Margaret"));
     let asked = call("conv_1", AGENT, CALLER)
         .agent("I am Margaret. Who is calling?")
-        .caller("Nora Lind, of course.");
+        .caller("That would be Nora Lind, of course.");
     service.end_call_and_settle(&asked).await;
     assert_eq!(service.caller(CALLER).await["name"], json!(null));
 
     service.upstream.set_openai(answer("Nora Lind"));
     let again = call("conv_2", AGENT, CALLER)
         .agent("Who is calling?")
-        .caller("Nora Lind, of course.")
+        .caller("That would be Nora Lind, of course.")
         .later(60);
     service.end_call_and_settle(&again).await;
     assert_eq!(service.caller(CALLER).await["name"], "Nora Lind");

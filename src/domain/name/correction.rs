@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 
+use rustc_hash::FxHashSet;
+
 use super::CallerName;
 use super::evidence::Correction;
 use super::introduction::{Manner, end_of, fold, name_at, straight};
@@ -30,43 +32,18 @@ pub(super) fn from_turns(turns: &[Turn]) -> Option<Correction> {
 /// `agent` is what the agent said right before.
 fn in_turn(text: &str, agent: Option<&str>) -> Option<Correction> {
     let text = straight(text);
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let folded: Vec<Cow<'_, str>> = words.iter().map(|word| fold(word)).collect();
+    let said = Said::of(&text, agent.unwrap_or_default());
     // Whom somebody else denies to be is nobody's name here.
-    let end = folded
+    let end = said
+        .folded
         .iter()
         .position(|word| REPORTED.contains(&&**word))
-        .unwrap_or(folded.len());
+        .unwrap_or(said.folded.len());
     (0..end).find_map(|start| {
-        denied_first(&words, &folded, start)
-            .or_else(|| denied_last(&words, &folded, start))
-            .or_else(|| denied_to(agent?, &words, &folded, start))
+        said.denied_first(start)
+            .or_else(|| said.denied_last(start))
+            .or_else(|| said.denied_to_agent(start))
     })
-}
-
-/// "No, not David, Davide", "no, Mariana no, Marina": to an agent that has just
-/// used the wrong name.
-fn denied_to(
-    agent: &str,
-    words: &[&str],
-    folded: &[Cow<'_, str>],
-    start: usize,
-) -> Option<Correction> {
-    let is = |at: usize, list: &[&str]| folded.get(at).is_some_and(|w| list.contains(&&**w));
-    let past_copula = |at: usize| at + usize::from(is(at, COPULAS));
-    let (wrong, right) = if is(start, NOT) {
-        let wrong = past_copula(start + 1);
-        (wrong, past_copula(wrong + 1))
-    } else if is(start + 1, NOT) {
-        (start, past_copula(start + 2))
-    } else {
-        return None;
-    };
-    let (wrong, right) = (single(words, wrong)?, single(words, right)?);
-    if !wrong.is_spoken_in(agent, None) && !is_inflected_in(&wrong, agent) {
-        return None;
-    }
-    different(wrong, right)
 }
 
 /// "It's", between a denial and a name.
@@ -74,67 +51,113 @@ const COPULAS: &[&str] = &[
     "it's", "is", "ist", "es", "é", "è", "c'est", "het's", "det", "to", "это", "i'm",
 ];
 
-/// "Panie Marianie": a name that is declined where it is called.
-pub(super) fn is_inflected_in(name: &CallerName, text: &str) -> bool {
-    const LONGEST_ENDING: usize = 2;
-    let name = name.as_str().to_lowercase();
-    let mut words = text
-        .split(|c: char| !c.is_alphabetic())
-        .map(str::to_lowercase);
-    words.any(|word| {
-        word.strip_prefix(&name)
-            .is_some_and(|ending| ending.chars().count() <= LONGEST_ENDING)
-    })
+/// A caller's turn, by its words.
+struct Said<'a> {
+    words: Vec<&'a str>,
+    folded: Vec<Cow<'a, str>>,
+    manner: Manner,
+    /// Words of the agent's turn before, in lower case, each once.
+    agents: FxHashSet<String>,
 }
 
-/// "I'm not Dave, I'm Eve."
-fn denied_first(words: &[&str], folded: &[Cow<'_, str>], start: usize) -> Option<Correction> {
-    let at = NEGATIONS
-        .iter()
-        .find_map(|phrase| end_of(phrase, folded, start))?;
-    let wrong = single(words, at)?;
-    let right = (at + 1..folded.len())
-        .take(MAX_BETWEEN)
-        .find_map(|place| introduced_at(words, folded, place))?;
-    different(wrong, right)
-}
-
-/// "It's Eve, not Dave."
-fn denied_last(words: &[&str], folded: &[Cow<'_, str>], start: usize) -> Option<Correction> {
-    let at = INTRODUCTIONS
-        .iter()
-        .find_map(|(phrase, _)| end_of(phrase, folded, start))?;
-    let right = single(words, at)?;
-    let denial = folded.get(at + 1)?;
-    if !NOT.contains(&&**denial) {
-        return None;
+impl<'a> Said<'a> {
+    fn of(text: &'a str, agent: &str) -> Self {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        Self {
+            folded: words.iter().map(|word| fold(word)).collect(),
+            words,
+            manner: Manner {
+                strength: Strength::Firm,
+                is_asked: true,
+                is_cased: text.chars().any(char::is_uppercase),
+            },
+            agents: lower_words(agent).collect(),
+        }
     }
-    different(single(words, at + 2)?, right)
+
+    /// "I'm not Dave, I'm Eve."
+    fn denied_first(&self, start: usize) -> Option<Correction> {
+        let mut phrases = NEGATIONS.iter();
+        let at = phrases.find_map(|phrase| end_of(phrase, &self.folded, start))?;
+        let wrong = self.single(at)?;
+        let right = (at + 1..self.folded.len())
+            .take(MAX_BETWEEN)
+            .find_map(|place| self.introduced_at(place))?;
+        different(wrong, right)
+    }
+
+    /// "It's Eve, not Dave."
+    fn denied_last(&self, start: usize) -> Option<Correction> {
+        let mut phrases = INTRODUCTIONS.iter();
+        let at = phrases.find_map(|(phrase, _)| end_of(phrase, &self.folded, start))?;
+        let right = self.single(at)?;
+        let denial = self.folded.get(at + 1)?;
+        if !NOT.contains(&&**denial) {
+            return None;
+        }
+        different(self.single(at + 2)?, right)
+    }
+
+    /// "No, not David, Davide", "no, Mariana no, Marina": to an agent that has
+    /// just used the wrong name.
+    fn denied_to_agent(&self, start: usize) -> Option<Correction> {
+        let is = |at: usize, list: &[&str]| {
+            let word = self.folded.get(at);
+            word.is_some_and(|word| list.contains(&&**word))
+        };
+        let past_copula = |at: usize| at + usize::from(is(at, COPULAS));
+        let (wrong, right) = if is(start, NOT) {
+            let wrong = past_copula(start + 1);
+            (wrong, past_copula(wrong + 1))
+        } else if is(start + 1, NOT) {
+            (start, past_copula(start + 2))
+        } else {
+            return None;
+        };
+        let used = self.folded.get(wrong)?;
+        let is_used = self.agents.contains(&**used)
+            || inflections(used).any(|form| self.agents.contains(form.as_str()));
+        if !is_used {
+            return None;
+        }
+        different(self.single(wrong)?, self.single(right)?)
+    }
+
+    /// The name of one word at a place.
+    fn single(&self, at: usize) -> Option<CallerName> {
+        name_at(&[self.words.get(at)?], self.manner)
+    }
+
+    fn introduced_at(&self, start: usize) -> Option<CallerName> {
+        INTRODUCTIONS.iter().find_map(|(phrase, _)| {
+            let after = end_of(phrase, &self.folded, start);
+            let after = after.filter(|end| *end < self.words.len())?;
+            name_at(&self.words[after..], self.manner)
+        })
+    }
+}
+
+/// "Panie Marianie": a name as it is declined where it is called.
+fn inflections(name: &str) -> impl Iterator<Item = String> {
+    const ENDINGS: &[&str] = &["a", "e", "ie", "u", "o", "em", "owi", "у", "а", "е", "ом"];
+    ENDINGS.iter().map(move |ending| format!("{name}{ending}"))
+}
+
+/// Whether a text calls somebody by a name, declined perhaps.
+pub(super) fn is_called(name: &CallerName, text: &str) -> bool {
+    let name = name.first_word().to_lowercase();
+    let mut words = lower_words(text);
+    words.any(|word| word == name || inflections(&name).any(|form| form == word))
+}
+
+fn lower_words(text: &str) -> impl Iterator<Item = String> {
+    text.split(|c: char| !(c.is_alphabetic() || matches!(c, '\'' | '-')))
+        .filter(|word| !word.is_empty())
+        .map(str::to_lowercase)
 }
 
 fn different(wrong: CallerName, right: CallerName) -> Option<Correction> {
     (!wrong.is_same_person(&right)).then_some(Correction { wrong, right })
-}
-
-/// The name of one word at a place.
-fn single(words: &[&str], at: usize) -> Option<CallerName> {
-    name_at(&[words.get(at)?], asked(words))
-}
-
-fn introduced_at(words: &[&str], folded: &[Cow<'_, str>], start: usize) -> Option<CallerName> {
-    INTRODUCTIONS.iter().find_map(|(phrase, _)| {
-        let after = end_of(phrase, folded, start).filter(|end| *end < words.len())?;
-        name_at(&words[after..], asked(words))
-    })
-}
-
-fn asked(words: &[&str]) -> Manner {
-    let mut letters = words.iter().flat_map(|word| word.chars());
-    Manner {
-        strength: Strength::Firm,
-        is_asked: true,
-        is_cased: letters.any(char::is_uppercase),
-    }
 }
 
 #[cfg(test)]

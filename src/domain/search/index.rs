@@ -38,7 +38,7 @@ const CALLER_WEIGHT: f32 = 0.3;
 /// Weight of the date of the call, in words.
 const DATE_WEIGHT: f32 = 0.75;
 /// Part of the meaning in a score; the rest is the words'.
-const MEANING_WEIGHT: f32 = 0.5;
+const MEANING_WEIGHT: f32 = 0.4;
 /// How much a memory of the time that a query names is worth, in rare words.
 const TIME_WEIGHT: f32 = 1.0;
 
