@@ -47,7 +47,7 @@ pub use sqlite::{
     SqliteRecordIndex, SqliteRegister, SqliteVectorStore, back_up, restore,
 };
 pub use transfer::{CallerExport, Moved, call_mark, caller_mark};
-pub use vectors::{VectorStore, WantingCaller};
+pub use vectors::{Urgency, VectorStore, WantingCaller};
 
 /// Why the store could not do what was asked. Never holds a caller's data.
 #[derive(Debug, Clone, thiserror::Error)]

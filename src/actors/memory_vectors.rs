@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::breaker::Breaker;
@@ -22,15 +23,18 @@ use super::slot::Slot;
 use crate::clients::{Embedded, Embeddings, OpenAiError, TextRole};
 use crate::domain::caller_id::CallerId;
 use crate::domain::memory::MemoryVector;
+use crate::domain::search::MAX_INDEXED;
 use crate::domain::vector::Vector;
 use crate::metric_definitions::{Metrics, OpenAiOutcome, QuestionVector};
-use crate::store::{StoreError, VectorStore};
+use crate::store::{StoreError, Urgency, VectorStore};
 
 pub(super) use maker::{MakerActor, Message, Setup};
 
 /// How long a search waits for the vector of its question: somebody is on the
 /// line, and its words are searched without it.
 const QUESTION_BUDGET: Duration = Duration::from_millis(200);
+/// Most questions under way; others are searched by their words.
+const MAX_QUESTIONS: usize = 64;
 /// How much of a question is embedded, in characters.
 const MAX_QUESTION_CHARS: usize = 1_000;
 /// A server that asks to wait longer is asked again after this all the same.
@@ -52,6 +56,8 @@ struct Shared {
     budget: AsyncMutex<Budget>,
     /// Questions of callers on the line, beside the batches.
     questions: DefaultDirectRateLimiter,
+    /// Questions under way, those that are late included.
+    under_way: Arc<Semaphore>,
     service: Mutex<Service>,
 }
 
@@ -78,6 +84,7 @@ impl MemoryVectors {
                 store,
                 metrics,
                 questions: RateLimiter::direct(Quota::per_minute(limits.requests_per_minute)),
+                under_way: Arc::new(Semaphore::new(MAX_QUESTIONS)),
                 budget: AsyncMutex::new(Budget::new(limits)),
                 service: Mutex::default(),
             }),
@@ -90,7 +97,8 @@ impl MemoryVectors {
 
     /// Notes that a caller has memories without vectors. Durable when it returns.
     pub(super) async fn want(&self, caller: &CallerId) -> Result<(), StoreError> {
-        self.shared.store.want(vec![caller.clone()]).await?;
+        let callers = vec![caller.clone()];
+        self.shared.store.want(callers, Urgency::Now).await?;
         self.slot.send(Message);
         Ok(())
     }
@@ -98,41 +106,53 @@ impl MemoryVectors {
     /// The vectors that there are of a caller's memories. None if they cannot
     /// be read: words are searched all the same.
     pub(super) async fn of_caller(&self, caller: &CallerId) -> Vec<MemoryVector> {
-        let found = self.shared.store.vectors(caller, &self.shared.kind).await;
+        let shared = &self.shared;
+        let found = shared
+            .store
+            .vectors(caller, &shared.kind, MAX_INDEXED)
+            .await;
         found.unwrap_or_else(|error| {
             tracing::warn!(%error, "Vectors of memories cannot be read; words alone are searched");
             Vec::new()
         })
     }
 
-    /// The vector of a question, if it can be had in time.
+    /// The vector of a question, if it can be had in time. The request goes on
+    /// when it is late: its end tells how the service is, and a connection stays
+    /// open for the next.
     pub(super) async fn of_question(&self, question: &str) -> Option<Vector> {
         let end = question.char_indices().nth(MAX_QUESTION_CHARS);
         let question = end.map_or(question, |(end, _)| &question[..end]);
         if question.trim().is_empty() {
             return None;
         }
-        let asked = async {
-            if self.shared.questions.check().is_err() || self.shared.must_wait().is_some() {
-                return Err(QuestionVector::Skipped);
-            }
-            let embedded = self.shared.embed(&[question], TextRole::Query).await;
+        let asked = self.ask(question.to_owned());
+        let result = match asked {
+            Some(asked) => timeout(QUESTION_BUDGET, asked)
+                .await
+                .unwrap_or(Ok(Err(QuestionVector::Late)))
+                .unwrap_or(Err(QuestionVector::Failed)),
+            None => Err(QuestionVector::Skipped),
+        };
+        let outcome = result.as_ref().err().copied();
+        let outcome = outcome.unwrap_or(QuestionVector::Used);
+        let metrics = &self.shared.metrics;
+        metrics.question_vectors.get(outcome).increment(1);
+        result.ok()
+    }
+
+    /// `None` if the service is to be left alone, or too much is asked already.
+    fn ask(&self, question: String) -> Option<JoinHandle<Result<Vector, QuestionVector>>> {
+        let shared = Arc::clone(&self.shared);
+        let place = Arc::clone(&shared.under_way).try_acquire_owned().ok()?;
+        shared.questions.check().ok()?;
+        shared.admit().ok()?;
+        Some(tokio::spawn(async move {
+            let _place = place;
+            let embedded = shared.embed(&[&question], TextRole::Query).await;
             let mut vectors = embedded.map_err(|_| QuestionVector::Failed)?.vectors;
             vectors.pop().ok_or(QuestionVector::Failed)
-        };
-        let result = timeout(QUESTION_BUDGET, asked).await;
-        let result = result.unwrap_or(Err(QuestionVector::Late));
-        let outcome = result
-            .as_ref()
-            .err()
-            .copied()
-            .unwrap_or(QuestionVector::Used);
-        self.shared
-            .metrics
-            .question_vectors
-            .get(outcome)
-            .increment(1);
-        result.ok()
+        }))
     }
 }
 
@@ -141,14 +161,22 @@ impl Shared {
         self.service.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long the service is to be left alone, if it is.
-    fn must_wait(&self) -> Option<Duration> {
+    /// Whether a request may be made now; if not, how long until one may.
+    fn admit(&self) -> Result<(), Duration> {
         let now = Instant::now();
-        let service = self.service();
-        let pause = service
-            .pause_until
-            .and_then(|until| until.checked_duration_since(now));
-        pause.max(service.breaker.refuses(now))
+        let mut service = self.service();
+        let pause = service.pause_until;
+        match pause.and_then(|until| until.checked_duration_since(now)) {
+            Some(wait) if !wait.is_zero() => Err(wait),
+            _ => service.breaker.admit(now),
+        }
+    }
+
+    /// Leaves the service alone: what it answers cannot be used for anybody.
+    fn pause(&self) {
+        let until = Instant::now() + LONGEST_PAUSE;
+        let mut service = self.service();
+        service.pause_until = service.pause_until.max(Some(until));
     }
 
     /// Makes one request, and learns from the answer how the service is.

@@ -277,7 +277,7 @@ impl Pipeline {
         lease: &Lease,
         caller: &CallerId,
         agent: &AgentId,
-        call: &Call,
+        call: &Arc<Call>,
     ) -> Result<CallOutcome, Failure> {
         let order = lease.event().order;
         let shown = self.caller_ids.show(caller);
@@ -306,9 +306,9 @@ impl Pipeline {
                 .await
                 .map_err(|failure| self.not_made(lease.event(), failure))?;
             let heard = greeting.caller_name.take();
-            let name = heard
-                .clone()
-                .and_then(|name| name::confirmed_by_turns(name, &call.turns));
+            let (named, said) = (heard.clone(), Arc::clone(call));
+            let confirmed = move || name::confirmed_by_turns(named?, &said.turns);
+            let name = self.off_runtime(lease.event(), confirmed).await?;
             let known = view.profile.as_ref().and_then(|p| p.name.clone());
             if let (Some(made_up), None, None) = (heard, &name, &known) {
                 // Nobody is greeted by a name that nobody gave.

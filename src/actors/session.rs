@@ -298,6 +298,8 @@ impl SessionActor {
             }
         }
         let erased = erase(&*dependencies.ledger, &*dependencies.store, caller, now).await?;
+        // Whatever was queued or made while the stores were being emptied.
+        dependencies.vector_store.forget(caller).await?;
         dependencies.register.note_forgotten(caller).await?;
         Ok(Some(erased))
     }

@@ -7,6 +7,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use tokio::task::spawn_blocking;
+
 use super::http_client;
 use super::openai::{OpenAiError, Reply};
 use crate::domain::vector::Vector;
@@ -116,7 +118,11 @@ impl Embeddings {
             self.tells_role.store(false, Ordering::Relaxed);
             reply = self.request(texts, None).await?;
         }
-        read(reply.success()?, texts.len())
+        let texts = texts.len();
+        // Tens of thousands of numbers take a moment to read.
+        spawn_blocking(move || read(reply.success()?, texts))
+            .await
+            .unwrap_or(Err(OpenAiError::Unusable("it cannot be read")))
     }
 
     async fn request(&self, texts: &[&str], role: Option<TextRole>) -> Result<Reply, OpenAiError> {

@@ -289,11 +289,19 @@ impl Reply {
     /// Whether the request is refused for a field of it.
     pub(super) fn refuses(&self, field: &str) -> bool {
         let error = &self.body["error"];
+        // Servers written with FastAPI list what is wrong under `detail`.
+        let detail = self.body["detail"].to_string();
         matches!(self.status.as_u16(), 400 | 422)
-            && [error, &error["message"], &error["param"]]
-                .into_iter()
-                .filter_map(Value::as_str)
-                .any(|text| text.contains(field))
+            && [
+                error,
+                &error["message"],
+                &error["param"],
+                &self.body["message"],
+            ]
+            .into_iter()
+            .filter_map(Value::as_str)
+            .chain([detail.as_str()])
+            .any(|text| text.contains(field))
     }
 
     fn refusal(&self) -> OpenAiError {
@@ -398,6 +406,11 @@ mod tests {
             assert!(refused(400, error.clone()) && refused(422, error.clone()));
             assert!(!refused(500, error));
         }
+        let listed = Reply {
+            body: json!({"detail": [{"loc": ["body", "response_format"], "type": "extra_forbidden"}]}),
+            ..reply(422, Value::Null)
+        };
+        assert!(listed.refuses("response_format"));
         assert!(!refused(400, json!({"message": "max_tokens is too large"})));
     }
 }

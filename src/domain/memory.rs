@@ -173,7 +173,8 @@ pub fn of_call(call: &Call, agent: &AgentId) -> Vec<Memory> {
         timestamp: call.started_at,
         language: language.clone(),
     };
-    let facts = call.facts.iter().map(|fact| {
+    let telling = call.facts.iter().filter(|fact| !says_nothing(&fact.value));
+    let facts = telling.map(|fact| {
         memory(
             MemoryKind::Fact,
             FACT_SALIENCE,
@@ -262,6 +263,54 @@ fn sentence(fact: &Fact) -> String {
 const OWN: &str = "The caller's ";
 const IS: &str = " is ";
 const ABOUT: &str = "About the caller, ";
+
+/// Whether a value was collected only because there must be one: "not provided".
+/// It is nothing to remember, and no later value of what is known.
+fn says_nothing(value: &Value) -> bool {
+    const PLACEHOLDERS: &[&str] = &[
+        "",
+        "n/a",
+        "na",
+        "none",
+        "null",
+        "nil",
+        "-",
+        "unknown",
+        "undefined",
+        "unspecified",
+        "not provided",
+        "not given",
+        "not mentioned",
+        "not specified",
+        "not stated",
+        "not available",
+        "not applicable",
+        "not disclosed",
+        "not discussed",
+        "not known",
+        "no information",
+        "keine angabe",
+        "unbekannt",
+        "nicht angegeben",
+        "no especificado",
+        "no proporcionado",
+        "desconocido",
+        "non spécifié",
+        "inconnu",
+        "non specificato",
+        "não informado",
+        "onbekend",
+        "niet vermeld",
+        "okänt",
+        "nie podano",
+        "не указано",
+    ];
+    let Value::String(text) = value else {
+        return value.is_null();
+    };
+    let text = text.trim().trim_end_matches('.').to_lowercase();
+    PLACEHOLDERS.contains(&text.as_str())
+}
 
 /// What a fact tells of the caller, whatever the value: "delivery day" of "The
 /// caller's delivery day is Tuesday."
@@ -369,5 +418,11 @@ mod tests {
             }
         }
         assert_eq!(fact_key("I like roses"), None);
+        for value in ["Not provided.", "N/A", "", "unknown", "keine Angabe"] {
+            assert!(says_nothing(&value.into()), "{value}");
+        }
+        for value in [Value::from("none of the roses"), false.into(), 0.into()] {
+            assert!(!says_nothing(&value), "{value}");
+        }
     }
 }

@@ -6,7 +6,27 @@ use jiff::Timestamp;
 
 use super::Result;
 use crate::domain::caller_id::CallerId;
+use crate::domain::ids::ConversationId;
 use crate::domain::memory::MemoryVector;
+
+/// How soon vectors are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// A call was learned.
+    Now,
+    /// All callers are looked through, such as for another model.
+    Sometime,
+}
+
+impl Urgency {
+    /// From when on, in the queue's order.
+    pub(super) fn not_before(self) -> i64 {
+        match self {
+            Self::Now => 0,
+            Self::Sometime => 1,
+        }
+    }
+}
 
 /// A caller with memories that may lack a vector. What is made for it is taken
 /// as long as the caller was not erased since.
@@ -23,11 +43,21 @@ pub struct WantingCaller {
 /// the caller by [`Ledger::erase`](super::Ledger::erase).
 #[async_trait]
 pub trait VectorStore: Send + Sync + 'static {
-    /// A caller's vectors of one [kind](crate::clients::EmbeddingsOptions::kind).
-    async fn vectors(&self, caller: &CallerId, kind: &str) -> Result<Vec<MemoryVector>>;
+    /// A caller's vectors of one [kind](crate::clients::EmbeddingsOptions::kind),
+    /// those of the newest `limit` memories.
+    async fn vectors(
+        &self,
+        caller: &CallerId,
+        kind: &str,
+        limit: usize,
+    ) -> Result<Vec<MemoryVector>>;
 
-    /// Notes that these callers may lack vectors.
-    async fn want(&self, callers: Vec<CallerId>) -> Result<()>;
+    /// Which of a caller's memories have a vector of this kind.
+    async fn embedded(&self, caller: &CallerId, kind: &str) -> Result<Vec<(ConversationId, u32)>>;
+
+    /// Notes that these callers may lack vectors. Those whom somebody has just
+    /// talked to come before those who only have to be looked through.
+    async fn want(&self, callers: Vec<CallerId>, urgency: Urgency) -> Result<()>;
 
     /// Who has waited longest, of those whose time has come.
     async fn next(&self, now: Timestamp) -> Result<Option<WantingCaller>>;

@@ -21,7 +21,7 @@ use elaoms::store::{
     LONGEST_PAUSE, Ledger, MemoryStore, NewEvent, PostgresDatabase, PostgresLedger,
     PostgresMemoryStore, PostgresRegister, PostgresVectorStore, Register, RetryCause, Settlement,
     SqliteDatabase, SqliteLedger, SqliteMemoryStore, SqliteRegister, SqliteVectorStore, Stage,
-    StoredAgent, VectorStore, call_mark,
+    StoredAgent, Urgency, VectorStore, call_mark,
 };
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -919,8 +919,11 @@ async fn vector_store_contract(store: &dyn VectorStore, ledger: &dyn Ledger) {
     assert_eq!(store.kind().await.unwrap(), None);
 
     // First come, first served; who is put off comes last.
-    store.want(vec![nora.clone(), tom.clone()]).await.unwrap();
-    store.want(vec![nora.clone()]).await.unwrap();
+    store
+        .want(vec![nora.clone(), tom.clone()], Urgency::Now)
+        .await
+        .unwrap();
+    store.want(vec![nora.clone()], Urgency::Now).await.unwrap();
     assert_eq!(store.waiting().await.unwrap(), 2);
     let wanting = store.next(at(0)).await.unwrap().unwrap();
     assert_eq!(wanting.caller, nora);
@@ -937,18 +940,35 @@ async fn vector_store_contract(store: &dyn VectorStore, ledger: &dyn Ledger) {
         vector("c2", 200, &[0.0, 1.0]),
     ];
     assert!(store.keep(&wanting, "m", two.clone()).await.unwrap());
-    assert_eq!(store.vectors(&nora, "m").await.unwrap(), two);
+    assert_eq!(
+        store.vectors(&nora, "m", 100).await.unwrap(),
+        [two[1].clone(), two[0].clone()]
+    );
+    assert_eq!(store.vectors(&nora, "m", 1).await.unwrap(), two[1..]);
+    assert_eq!(store.embedded(&nora, "m").await.unwrap().len(), 2);
+    // Who only has to be looked through comes after who has just called.
+    store
+        .want(vec![caller("+1"), tom.clone()], Urgency::Sometime)
+        .await
+        .unwrap();
+    store.want(vec![tom.clone()], Urgency::Now).await.unwrap();
+    let first = store.next(at(30)).await.unwrap().unwrap();
+    assert_eq!(first.caller, tom);
+    store.done(&first).await.unwrap();
+    let second = store.next(at(30)).await.unwrap().unwrap();
+    assert_eq!(second.caller, caller("+1"));
+    store.done(&second).await.unwrap();
     assert!(store.keep(&wanting, "n", two[1..].to_vec()).await.unwrap());
-    assert_eq!(store.vectors(&nora, "m").await.unwrap(), two[..1]);
-    assert_eq!(store.vectors(&nora, "n").await.unwrap(), two[1..]);
-    assert_eq!(store.vectors(&tom, "n").await.unwrap(), none);
+    assert_eq!(store.vectors(&nora, "m", 100).await.unwrap(), two[..1]);
+    assert_eq!(store.vectors(&nora, "n", 100).await.unwrap(), two[1..]);
+    assert_eq!(store.vectors(&tom, "n", 100).await.unwrap(), none);
 
     // Asked for again meanwhile, a caller stays in the queue.
-    store.want(vec![nora.clone()]).await.unwrap();
+    store.want(vec![nora.clone()], Urgency::Now).await.unwrap();
     store.done(&wanting).await.unwrap();
     assert_eq!(store.waiting().await.unwrap(), 1);
     store.expire(at(150)).await.unwrap();
-    assert_eq!(store.vectors(&nora, "m").await.unwrap(), none);
+    assert_eq!(store.vectors(&nora, "m", 100).await.unwrap(), none);
 
     // Of an erased caller nothing is left, and nothing comes back.
     let wanting = store.next(at(61)).await.unwrap().unwrap();
@@ -957,15 +977,15 @@ async fn vector_store_contract(store: &dyn VectorStore, ledger: &dyn Ledger) {
         .await
         .unwrap();
     assert_eq!(store.waiting().await.unwrap(), 0);
-    assert_eq!(store.vectors(&nora, "n").await.unwrap(), none);
+    assert_eq!(store.vectors(&nora, "n", 100).await.unwrap(), none);
     assert!(!store.keep(&wanting, "n", two.clone()).await.unwrap());
-    store.want(vec![nora.clone()]).await.unwrap();
+    store.want(vec![nora.clone()], Urgency::Now).await.unwrap();
     assert!(!store.keep(&wanting, "n", two.clone()).await.unwrap());
-    assert_eq!(store.vectors(&nora, "n").await.unwrap(), none);
+    assert_eq!(store.vectors(&nora, "n", 100).await.unwrap(), none);
     let again = store.next(at(400)).await.unwrap().unwrap();
     assert!(store.keep(&again, "n", two).await.unwrap());
     store.forget(&nora).await.unwrap();
-    assert_eq!(store.vectors(&nora, "n").await.unwrap(), none);
+    assert_eq!(store.vectors(&nora, "n", 100).await.unwrap(), none);
     assert_eq!(store.waiting().await.unwrap(), 0);
 }
 

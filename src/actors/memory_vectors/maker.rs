@@ -2,7 +2,7 @@
 //! at a time, within the limits of requests and tokens.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use ractor::{ActorProcessingErr, ActorRef};
@@ -14,18 +14,27 @@ use super::{MemoryVectors, Shared};
 use crate::actors::router::Sessions;
 use crate::actors::worker::Worker;
 use crate::clients::{OpenAiError, TextRole};
+use crate::domain::ids::ConversationId;
 use crate::domain::memory::{Memory, MemoryVector};
 use crate::domain::search::MAX_INDEXED;
 use crate::domain::vector::Vector;
-use crate::store::{Ledger, MemoryStore, StoreError, WantingCaller};
+use crate::store::{Ledger, MemoryStore, StoreError, Urgency, WantingCaller};
 
 /// Looks for work so often, if nobody says that there is some.
 const ROUND: Duration = Duration::from_secs(2);
 /// Memories embedded with one request.
 const BATCH: usize = 64;
+/// Batches of one caller before the others have a turn.
+const MAX_BATCHES: usize = 16;
+/// So many callers in a row whose memories cannot be read are the store's fault:
+/// the round ends.
+const MAX_UNREAD: u32 = 5;
+/// What any model takes, to tell a text that is refused from a service that
+/// refuses all.
+const PROBE: &str = "When is the delivery?";
 /// Callers queued at once, when all are.
 const PORTION: usize = 1_000;
-/// A caller whose memories cannot be embedded now comes again after this.
+/// A caller whose memories cannot be read now comes again after this.
 const PUT_OFF: SignedDuration = SignedDuration::from_secs(60);
 /// A token has about so many characters; less of them cost more than was reckoned.
 const CHARS_PER_TOKEN: usize = 3;
@@ -52,8 +61,9 @@ pub(in crate::actors) struct MakerActor {
 enum Failure {
     /// The service cannot be had now: nobody's vectors can be made.
     Service(OpenAiError),
-    /// Its answers for this caller cannot be used.
-    Caller(OpenAiError),
+    /// The caller's memories cannot be read.
+    Memories(StoreError),
+    /// The queue's own database fails.
     Store(StoreError),
     /// The caller was erased meanwhile.
     Gone,
@@ -100,7 +110,7 @@ impl Setup {
         &self.vectors.shared
     }
 
-    /// Works until the queue is empty, or the service cannot be had.
+    /// Works until the queue is empty, or the service or the store cannot be had.
     async fn round(&self) -> Result<(), StoreError> {
         let shared = self.shared();
         if !self.ledger.leads("vectors").await? {
@@ -109,25 +119,34 @@ impl Setup {
         if shared.store.kind().await?.as_ref() != Some(&shared.kind) {
             self.queue_everybody().await?;
         }
+        let mut unread = 0;
+        let mut counted = Instant::now();
         while let Some(wanting) = shared.store.next(Timestamp::now()).await? {
             match self.make(&wanting).await {
-                Ok(()) => shared.store.done(&wanting).await?,
+                Ok(true) => shared.store.done(&wanting).await?,
+                // The others come first.
+                Ok(false) => shared.store.postpone(&wanting, Timestamp::now()).await?,
                 Err(Failure::Gone) => {}
-                Err(Failure::Store(error)) => return Err(error),
-                Err(Failure::Caller(error)) => {
-                    tracing::warn!(%error, "A caller's memories cannot be embedded");
-                    let later = Timestamp::now().saturating_add(PUT_OFF);
-                    shared
-                        .store
-                        .postpone(&wanting, later.unwrap_or(Timestamp::MAX))
-                        .await?;
+                Err(Failure::Memories(error)) => {
+                    tracing::warn!(%error, "A caller's memories cannot be read to be embedded");
+                    shared.store.postpone(&wanting, later()).await?;
+                    unread += 1;
+                    if unread >= MAX_UNREAD {
+                        break;
+                    }
+                    continue;
                 }
+                Err(Failure::Store(error)) => return Err(error),
                 Err(Failure::Service(error)) => {
                     tracing::warn!(%error, "Memories cannot be embedded now; they wait");
                     break;
                 }
             }
-            self.count().await?;
+            unread = 0;
+            if counted.elapsed() > ROUND {
+                self.count().await?;
+                counted = Instant::now();
+            }
         }
         self.count().await
     }
@@ -152,72 +171,70 @@ impl Setup {
             shared.kind
         );
         for portion in callers.chunks(PORTION) {
-            shared.store.want(portion.to_vec()).await?;
+            shared
+                .store
+                .want(portion.to_vec(), Urgency::Sometime)
+                .await?;
         }
         shared.store.set_kind(&shared.kind).await
     }
 
-    /// Makes what one caller lacks, the newest first.
-    async fn make(&self, wanting: &WantingCaller) -> Result<(), Failure> {
+    /// Makes some of what one caller lacks, the newest first; true if that was all.
+    async fn make(&self, wanting: &WantingCaller) -> Result<bool, Failure> {
         let shared = self.shared();
         let caller = &wanting.caller;
-        let memories = self.store.memories(caller, MAX_INDEXED).await?;
-        let there = shared.store.vectors(caller, &shared.kind).await?;
-        let there: FxHashSet<(&str, u32)> = there
-            .iter()
-            .map(|v| (v.conversation_id.as_str(), v.ordinal))
-            .collect();
-        let lacking: Vec<&Memory> = memories
-            .iter()
-            .rev()
-            .filter(|m| !there.contains(&(m.conversation_id.as_str(), m.ordinal)))
-            .collect();
-        for batch in lacking.chunks(BATCH) {
+        let memories = self.store.memories(caller, MAX_INDEXED).await;
+        let memories = memories.map_err(Failure::Memories)?;
+        let there = shared.store.embedded(caller, &shared.kind).await?;
+        let there: FxHashSet<(ConversationId, u32)> = there.into_iter().collect();
+        let lacks = |m: &&Memory| !there.contains(&(m.conversation_id.clone(), m.ordinal));
+        let lacking: Vec<&Memory> = memories.iter().rev().filter(lacks).collect();
+        let mut batches = lacking.chunks(BATCH);
+        for batch in batches.by_ref().take(MAX_BATCHES) {
             let made = self.embed(batch).await?;
-            if !shared
-                .store
-                .keep(wanting, &shared.kind, made.clone())
-                .await?
-            {
+            let kept = shared.store.keep(wanting, &shared.kind, made.clone());
+            if !kept.await? {
                 return Err(Failure::Gone);
             }
             self.sessions.attach(caller, made).await;
         }
-        Ok(())
+        Ok(batches.next().is_none())
     }
 
-    /// The vectors of some memories. Of a batch that is refused for its content,
-    /// each memory is tried for itself, and what is refused then has no vector.
+    /// The vectors of some memories. Of a batch that the service does not take, or
+    /// answers with nonsense, each memory is tried for itself. What is not taken
+    /// then has no vector; but a service that takes nothing at all is out of order.
     async fn embed(&self, memories: &[&Memory]) -> Result<Vec<MemoryVector>, Failure> {
         let passages: Vec<String> = memories.iter().map(|m| m.passage()).collect();
-        let made = match self.request(&passages).await {
-            Err(Failure::Caller(OpenAiError::Refused { .. })) if passages.len() > 1 => {
-                let mut made = Vec::new();
-                for (memory, passage) in memories.iter().zip(&passages) {
-                    match self.request(std::slice::from_ref(passage)).await {
-                        Ok(one) => {
-                            made.extend(one.into_iter().map(|v| MemoryVector::of(memory, v)))
-                        }
-                        Err(Failure::Caller(OpenAiError::Refused { .. })) => {}
-                        Err(other) => return Err(other),
-                    }
-                }
-                return Ok(made);
+        let error = match self.request(&passages).await {
+            Ok(vectors) => {
+                let made = memories.iter().zip(vectors);
+                return Ok(made.map(|(m, v)| MemoryVector::of(m, v)).collect());
             }
-            Err(Failure::Caller(OpenAiError::Refused { .. })) => Vec::new(),
-            other => other?,
+            Err(error) if is_of_content(&error) => error,
+            Err(error) => return Err(Failure::Service(error)),
         };
-        let made = memories.iter().zip(made);
-        Ok(made
-            .map(|(memory, vector)| MemoryVector::of(memory, vector))
-            .collect())
+        let mut made = Vec::new();
+        if passages.len() > 1 {
+            for (memory, passage) in memories.iter().zip(&passages) {
+                match self.request(std::slice::from_ref(passage)).await {
+                    Ok(one) => made.extend(one.into_iter().map(|v| MemoryVector::of(memory, v))),
+                    Err(error) if is_of_content(&error) => {}
+                    Err(error) => return Err(Failure::Service(error)),
+                }
+            }
+        }
+        let takes_nothing = made.is_empty() && self.request(&[PROBE.to_owned()]).await.is_err();
+        if takes_nothing {
+            self.shared().pause();
+            return Err(Failure::Service(error));
+        }
+        Ok(made)
     }
 
-    async fn request(&self, passages: &[String]) -> Result<Vec<Vector>, Failure> {
+    /// One request, when the service and the limits let it pass.
+    async fn request(&self, passages: &[String]) -> Result<Vec<Vector>, OpenAiError> {
         let shared = self.shared();
-        while let Some(wait) = shared.must_wait() {
-            sleep(wait).await;
-        }
         let chars: usize = passages.iter().map(|p| p.chars().count()).sum();
         let tokens = u32::try_from(chars / CHARS_PER_TOKEN).unwrap_or(u32::MAX);
         {
@@ -225,15 +242,27 @@ impl Setup {
             budget.take(tokens).await;
             budget.spend(tokens);
         }
+        while let Err(wait) = shared.admit() {
+            sleep(wait).await;
+        }
         let texts: Vec<&str> = passages.iter().map(String::as_str).collect();
         let embedded = shared.embed(&texts, TextRole::Passage).await;
-        embedded.map(|e| e.vectors).map_err(|error| match error {
-            OpenAiError::Refused {
-                status: 400 | 413 | 422,
-                ..
-            }
-            | OpenAiError::Unusable(_) => Failure::Caller(error),
-            _ => Failure::Service(error),
-        })
+        embedded.map(|embedded| embedded.vectors)
     }
+}
+
+/// Whether other texts may be taken where these are not.
+fn is_of_content(error: &OpenAiError) -> bool {
+    matches!(
+        error,
+        OpenAiError::Refused {
+            status: 400 | 413 | 422,
+            ..
+        } | OpenAiError::Unusable(_)
+    )
+}
+
+fn later() -> Timestamp {
+    let later = Timestamp::now().saturating_add(PUT_OFF);
+    later.unwrap_or(Timestamp::MAX)
 }

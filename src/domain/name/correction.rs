@@ -150,6 +150,56 @@ pub(super) fn is_called(name: &CallerName, text: &str) -> bool {
     words.any(|word| word == name || inflections(&name).any(|form| form == word))
 }
 
+/// Whether a text addresses somebody by a name: "thanks, David", "Herr Maier".
+pub(super) fn is_addressed(name: &CallerName, text: &str) -> bool {
+    const BEFORE: &[&str] = &[
+        "thanks",
+        "you",
+        "hi",
+        "hello",
+        "danke",
+        "hallo",
+        "herr",
+        "frau",
+        "gracias",
+        "hola",
+        "señor",
+        "señora",
+        "merci",
+        "bonjour",
+        "monsieur",
+        "madame",
+        "grazie",
+        "ciao",
+        "signor",
+        "signora",
+        "obrigado",
+        "obrigada",
+        "olá",
+        "dank",
+        "wel",
+        "bedankt",
+        "meneer",
+        "mevrouw",
+        "tack",
+        "hej",
+        "dziękuję",
+        "panie",
+        "pani",
+        "спасибо",
+        "здравствуйте",
+        "mr",
+        "mrs",
+        "ms",
+    ];
+    let name = name.first_word().to_lowercase();
+    let words: Vec<String> = lower_words(text).collect();
+    words.windows(2).any(|pair| {
+        let is_name = pair[1] == name || inflections(&name).any(|form| form == pair[1]);
+        is_name && BEFORE.contains(&pair[0].as_str())
+    })
+}
+
 fn lower_words(text: &str) -> impl Iterator<Item = String> {
     text.split(|c: char| !(c.is_alphabetic() || matches!(c, '\'' | '-')))
         .filter(|word| !word.is_empty())

@@ -4,6 +4,8 @@ use std::sync::LazyLock;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::words::PARTICLES;
+
 /// How sure a word is a given name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum GivenName {
@@ -17,11 +19,14 @@ pub(super) enum GivenName {
 /// of the languages that introductions are known in.
 static GIVEN_NAMES: LazyLock<FxHashMap<&str, GivenName>> = LazyLock::new(|| {
     let lines = include_str!("given_names.txt").lines();
-    lines
-        .map(|line| match line.strip_suffix('*') {
-            Some(name) => (name, GivenName::Also),
-            None => (line, GivenName::Only),
-        })
+    let names = lines.map(|line| match line.strip_suffix('*') {
+        Some(name) => (name, GivenName::Also),
+        None if FUNCTION_WORDS.contains(line) => (line, GivenName::Also),
+        None => (line, GivenName::Only),
+    });
+    // "Soy la secretaria."
+    names
+        .filter(|(name, _)| !PARTICLES.contains(name))
         .collect()
 });
 

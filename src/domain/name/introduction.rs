@@ -9,8 +9,9 @@ use unicode_normalization::UnicodeNormalization;
 
 use super::given::{GivenName, given_name, is_function_word};
 use super::words::{
-    BETWEEN, FOLLOWING, INSTRUCTIONS, INTRODUCTIONS, MAY_FOLLOW, NAME_QUESTIONS, NO_NAME_AFTER,
-    NOT_NAMES, OPENERS, OTHERS, PARTICLES, RELATIVE, REPORTED, RINGS, SUPPOSED, Strength, TITLES,
+    ASSENTS, BETWEEN, FOLLOWING, INSTRUCTIONS, INTRODUCTIONS, MAY_FOLLOW, NAME_QUESTIONS,
+    NO_NAME_AFTER, NO_NAME_QUESTIONS, NOT_NAMES, OPENERS, OTHERS, PARTICLES, RELATIVE, REPORTED,
+    RINGS, SPELLING_QUESTIONS, SUPPOSED, Strength, TITLES,
 };
 use super::{CallerName, Evidence, MAX_CORE_WORDS, MAX_NAME_WORDS};
 use crate::domain::call_event::{Role, Turn};
@@ -55,13 +56,40 @@ enum Wanted {
     Answer,
 }
 
-/// Whether the agent's turn right before asks for the name.
+/// Whether the agent's turn right before asks for the name, or how it is spelled.
 fn asked_for_name(turns: &[Turn], position: usize) -> bool {
     let Some(before) = position.checked_sub(1).map(|i| &turns[i]) else {
         return false;
     };
-    let folded = straight(&before.text).to_lowercase();
-    before.role == Role::Agent && NAME_QUESTIONS.iter().any(|q| folded.contains(q))
+    if before.role != Role::Agent {
+        return false;
+    }
+    let question = last_question(&straight(&before.text)).to_lowercase();
+    let has = |phrases: &[&str]| phrases.iter().any(|phrase| question.contains(phrase));
+    if has(NO_NAME_QUESTIONS) {
+        return false;
+    }
+    has(NAME_QUESTIONS)
+        || has(SPELLING_QUESTIONS) && position >= 3 && asked_directly(turns, position - 2)
+}
+
+/// The same without the spelling, which is asked for once.
+fn asked_directly(turns: &[Turn], position: usize) -> bool {
+    let before = &turns[position - 1];
+    let question = last_question(&straight(&before.text)).to_lowercase();
+    before.role == Role::Agent && NAME_QUESTIONS.iter().any(|q| question.contains(q))
+}
+
+/// What an agent asks last: callers answer that.
+fn last_question(text: &str) -> String {
+    let ended: Vec<&str> = sentences(text).collect();
+    let asked = ended
+        .iter()
+        .rev()
+        .find(|sentence| sentence.trim_end().ends_with('?'));
+    let last = asked.or(ended.last());
+    last.map(|sentence| (*sentence).to_owned())
+        .unwrap_or_default()
 }
 
 /// Names by which the agent calls itself: "this is Margaret, right?" asks for
@@ -97,8 +125,11 @@ fn answered(text: &str) -> Option<CallerName> {
         .map(|name| fuller(name, text))
         .or_else(|| {
             let text = straight(text);
-            let bare = sentences(&text).filter_map(|s| Sentence::of(s).bare_name());
-            bare.max_by_key(|name| name.as_str().split(' ').count())
+            let mut bare = sentences(&text).filter_map(|s| Sentence::of(s).bare_name());
+            let first = bare.next()?;
+            // "O'Brien. Sean O'Brien."
+            let fuller = bare.find(|more| more.as_str().contains(first.as_str()));
+            Some(fuller.unwrap_or(first))
         })
         .or_else(|| spelled(text))
 }
@@ -443,6 +474,9 @@ impl<'a> Sentence<'a> {
         if length == 0 || length > MAX_CORE_WORDS + 1 {
             return None;
         }
+        if ASSENTS.contains(&&*self.folded[start]) && given_name(&self.folded[start]).is_none() {
+            return None;
+        }
         let name = name_at(&words[..length], manner)?;
         (name.as_str().split(' ').count() == length).then_some(name)
     }
@@ -523,6 +557,18 @@ pub(super) fn name_at(words: &[&str], manner: Manner) -> Option<CallerName> {
         .take(MAX_HESITATIONS)
         .take_while(|w| BETWEEN.contains(&&*fold(w)))
         .count();
+    let is_of_article = words[..skip]
+        .iter()
+        .any(|w| matches!(&*fold(w), "der" | "die" | "o"));
+    let manner = Manner {
+        // "Hier spricht die Polizei."
+        strength: if is_of_article {
+            Strength::Weak
+        } else {
+            manner.strength
+        },
+        ..manner
+    };
     let mut words = &words[skip..];
     // "This is Mi- Michelle."
     if words.first().is_some_and(|w| w.ends_with('-')) {
@@ -603,7 +649,11 @@ fn cased_name(words: &[&str], manner: Manner) -> Option<CallerName> {
     }
     let next = words.get(taken.len()).map(|w| fold(w));
     let next = next.as_deref();
-    let ends = closed || next.is_none_or(may_follow);
+    let ends = closed
+        || next.is_none_or(|w| match strength {
+            Strength::Weak if !manner.is_asked => begins_clause(w),
+            _ => may_follow(w),
+        });
     let cased = first.chars().next().is_some_and(char::is_uppercase);
     if !cased && taken.len() > 2 {
         return None;
@@ -627,6 +677,9 @@ fn cased_name(words: &[&str], manner: Manner) -> Option<CallerName> {
             || taken.len() > 3
             || is_of_another(next, words, taken.len())
             || is_several(next, words, taken.len())
+            || taken
+                .iter()
+                .any(|w| OTHERS.contains(&&*w.to_lowercase()) && !is_titled(w))
         {
             return None;
         }
@@ -665,8 +718,7 @@ fn plain_name(words: &[&str], manner: Manner) -> Option<CallerName> {
         |i: usize| words.get(i).is_some_and(|w| is_closed(w)) || word(i + 1).is_none_or(may_follow);
     // Without capitals, only where a new clause begins is a surname told from a verb.
     let begins_anew = |i: usize| {
-        words.get(i).is_some_and(|w| is_closed(w))
-            || word(i + 1).is_none_or(|w| CLAUSE_STARTS.contains(&w))
+        words.get(i).is_some_and(|w| is_closed(w)) || word(i + 1).is_none_or(begins_clause)
     };
     let is_surname = |i: usize| {
         word(i).is_some_and(|w| {
@@ -693,12 +745,14 @@ fn plain_name(words: &[&str], manner: Manner) -> Option<CallerName> {
         Some(GivenName::Also) => match strength {
             Strength::Clear | Strength::Firm => true,
             Strength::Phone | Strength::Opening | Strength::Weak => {
-                ends_after(0) && (manner.is_asked || strength == Strength::Phone)
+                begins_anew(0) && (manner.is_asked || strength == Strength::Phone)
             }
         },
         None => {
+            // "My name is taken", "my name is important": a new clause must tell it.
             strength == Strength::Clear
-                && ends_after(0)
+                && !manner.is_cased
+                && word(1).is_some_and(|w| CLAUSE_STARTS.contains(&w))
                 && is_surname(0)
                 && !NO_NAME_AFTER.contains(&first)
         }
@@ -724,7 +778,7 @@ fn plain_name(words: &[&str], manner: Manner) -> Option<CallerName> {
         }
     }
     // "It's Emma ordering …" and the like is too little.
-    if length == 1 && strength == Strength::Weak && !ends_after(0) {
+    if length == 1 && strength == Strength::Weak && !begins_anew(0) {
         return None;
     }
     CallerName::parse(&capitalised(&words[..length])).ok()
@@ -819,6 +873,12 @@ fn is_several(next: Option<&str>, words: &[&str], at: usize) -> bool {
 fn is_of_another(next: Option<&str>, words: &[&str], at: usize) -> bool {
     let verb = words.get(at + 1).map(|w| fold(w));
     next.is_some_and(|w| RELATIVE.contains(&w)) && !verb.is_some_and(|w| RINGS.contains(&&*w))
+}
+
+/// Whether callers go on with a word after their name.
+fn begins_clause(word: &str) -> bool {
+    // "… Silva de Lisboa", and "… preciso de um encanador".
+    word != "de" && (CLAUSE_STARTS.contains(&word) || MAY_FOLLOW.contains(&word))
 }
 
 /// Whether a word may come right behind a name.

@@ -11,7 +11,9 @@ use super::calendar;
 use super::text_language::TextLanguage;
 use super::vocabulary::Vocabulary;
 use crate::domain::ids::AgentId;
-use crate::domain::memory::{Memory, MemoryKind, MemoryVector, fact_key};
+use crate::domain::memory::{
+    MAX_ASKED, Memory, MemoryKind, MemoryVector, SHORT_TURN, end_of, fact_key,
+};
 use crate::domain::vector::Vector;
 
 /// Most memories returned by a search (design, `search-data`).
@@ -306,11 +308,15 @@ impl Index {
         };
         scores.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then_with(|| self.by_age(a.0, b.0)));
         let mut best: Vec<usize> = Vec::with_capacity(MAX_RESULTS);
+        // What was so at a time that is named is told as it was then.
+        let is_of_then = self.days_meant(text, query.now).is_some();
         for (position, _) in scores {
-            let told = self.newest[self.groups[position] as usize] as usize;
-            if !best.contains(&told) {
-                best.push(told);
+            let group = self.groups[position];
+            if best.iter().any(|told| self.groups[*told] == group) {
+                continue;
             }
+            let newest = self.newest[group as usize] as usize;
+            best.push(if is_of_then { position } else { newest });
             if best.len() == MAX_RESULTS {
                 break;
             }
@@ -347,9 +353,7 @@ impl Index {
             }
             scores.end_word();
         }
-        let mut languages = self.analyzers.iter().map(Analyzer::language);
-        let days = languages.find_map(|language| calendar::days_meant(text, language, now));
-        if let Some(days) = days {
+        if let Some(days) = self.days_meant(text, now) {
             is_telling = true;
             let said_then = |m: &Memory| days.contain(m.timestamp);
             let meant = self.memories.iter().filter(|m| said_then(m)).count();
@@ -362,6 +366,12 @@ impl Index {
             scores.end_word();
         }
         is_telling.then(|| scores.into_list())
+    }
+
+    /// The days of a time that a question names, in any of the languages.
+    fn days_meant(&self, text: &str, now: Timestamp) -> Option<calendar::Days> {
+        let mut languages = self.analyzers.iter().map(Analyzer::language);
+        languages.find_map(|language| calendar::days_meant(text, language, now))
     }
 
     /// The query's words, and for each the terms that it finds: read in all
@@ -471,8 +481,16 @@ fn group_key(memory: &Memory) -> Box<str> {
         key.push_str("fact\n");
         key.push_str(fact);
     } else {
-        let folded = fold(&memory.content.to_lowercase());
-        key.extend(folded.chars().filter(|c| c.is_alphanumeric()));
+        // "Yes, please" to one question is not "Yes, please" to another.
+        let asked = match memory.content.chars().count() {
+            ..=SHORT_TURN => end_of(&memory.before, MAX_ASKED),
+            _ => "",
+        };
+        for text in [memory.content.as_str(), asked] {
+            let folded = fold(&text.to_lowercase());
+            key.extend(folded.chars().filter(|c| c.is_alphanumeric()));
+            key.push('\n');
+        }
     }
     key.into()
 }
@@ -677,6 +695,19 @@ mod tests {
             of_day("2025-06-01", memory("a", "2", "i like Roses")),
         ]);
         assert_eq!(found(&index, "roses"), ["i like Roses"]);
+        // The same answer to another question is something else.
+        let answer = |call: &str, asked: &str| Memory {
+            before: asked.into(),
+            ..memory("a", call, "Yes, please")
+        };
+        let index = Index::new(vec![
+            answer("1", "Shall we deliver on Tuesday?"),
+            answer("2", "Shall I cancel the subscription?"),
+        ]);
+        assert_eq!(
+            found(&index, "deliver on Tuesday")[0],
+            "[Agent: Shall we deliver on Tuesday?]\nYes, please"
+        );
     }
 
     #[test]

@@ -9,9 +9,10 @@ use super::PostgresDatabase;
 use super::connections::Transaction;
 use super::rows::{self, millis, number};
 use crate::domain::caller_id::CallerId;
+use crate::domain::ids::ConversationId;
 use crate::domain::memory::MemoryVector;
 use crate::domain::vector::Vector;
-use crate::store::{Result, VectorStore, WantingCaller};
+use crate::store::{Result, Urgency, VectorStore, WantingCaller};
 
 /// [`VectorStore`] on PostgreSQL.
 #[derive(Clone)]
@@ -27,26 +28,50 @@ impl PostgresVectorStore {
 
 #[async_trait]
 impl VectorStore for PostgresVectorStore {
-    async fn vectors(&self, caller: &CallerId, kind: &str) -> Result<Vec<MemoryVector>> {
+    async fn vectors(
+        &self,
+        caller: &CallerId,
+        kind: &str,
+        limit: usize,
+    ) -> Result<Vec<MemoryVector>> {
         let found = sqlx::query(
             "SELECT conversation_id, ordinal, said_at, vector FROM memory_vectors
-             WHERE caller = $1 AND model = $2",
+             WHERE caller = $1 AND model = $2 ORDER BY said_at DESC LIMIT $3",
         )
         .bind(caller.as_str())
         .bind(kind)
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
         .fetch_all(&self.0.work)
         .await?;
         let vectors: Result<Vec<_>> = found.iter().map(vector).collect();
         Ok(vectors?.into_iter().flatten().collect())
     }
 
-    async fn want(&self, callers: Vec<CallerId>) -> Result<()> {
+    async fn embedded(&self, caller: &CallerId, kind: &str) -> Result<Vec<(ConversationId, u32)>> {
+        let found = sqlx::query(
+            "SELECT conversation_id, ordinal FROM memory_vectors WHERE caller = $1 AND model = $2",
+        )
+        .bind(caller.as_str())
+        .bind(kind)
+        .fetch_all(&self.0.work)
+        .await?;
+        found
+            .iter()
+            .map(|row| Ok((rows::conversation(row)?, number(row, "ordinal")?)))
+            .collect()
+    }
+
+    async fn want(&self, callers: Vec<CallerId>, urgency: Urgency) -> Result<()> {
         let callers: Vec<&str> = callers.iter().map(CallerId::as_str).collect();
         sqlx::query(
-            "INSERT INTO embedding_queue (caller) SELECT DISTINCT * FROM unnest($1::text[])
-             ON CONFLICT (caller) DO UPDATE SET renewed = embedding_queue.renewed + 1",
+            "INSERT INTO embedding_queue (caller, not_before)
+             SELECT DISTINCT caller, $2::bigint FROM unnest($1::text[]) AS c (caller)
+             ON CONFLICT (caller) DO UPDATE SET
+                 renewed = embedding_queue.renewed + 1,
+                 not_before = least(embedding_queue.not_before, excluded.not_before)",
         )
         .bind(callers)
+        .bind(urgency.not_before())
         .execute(&self.0.work)
         .await?;
         Ok(())

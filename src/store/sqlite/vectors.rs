@@ -7,9 +7,10 @@ use rusqlite::{Connection, Row, params};
 use super::SqliteDatabase;
 use super::rows::{self, first, millis, query};
 use crate::domain::caller_id::CallerId;
+use crate::domain::ids::ConversationId;
 use crate::domain::memory::MemoryVector;
 use crate::domain::vector::Vector;
-use crate::store::{Result, VectorStore, WantingCaller};
+use crate::store::{Result, Urgency, VectorStore, WantingCaller};
 
 /// [`VectorStore`] on SQLite.
 #[derive(Clone)]
@@ -25,26 +26,47 @@ impl SqliteVectorStore {
 
 #[async_trait]
 impl VectorStore for SqliteVectorStore {
-    async fn vectors(&self, caller: &CallerId, kind: &str) -> Result<Vec<MemoryVector>> {
+    async fn vectors(
+        &self,
+        caller: &CallerId,
+        kind: &str,
+        limit: usize,
+    ) -> Result<Vec<MemoryVector>> {
         let (caller, kind) = (caller.clone(), kind.to_owned());
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.0
             .read(move |db| {
-                let sql = "SELECT * FROM memory_vectors WHERE caller = ?1 AND model = ?2";
-                let found = query(db, sql, [caller.as_str(), &kind], vector)?;
+                let sql = "SELECT * FROM memory_vectors WHERE caller = ?1 AND model = ?2
+                           ORDER BY said_at DESC LIMIT ?3";
+                let found = query(db, sql, params![caller.as_str(), kind, limit], vector)?;
                 Ok(found.into_iter().flatten().collect())
             })
             .await
     }
 
-    async fn want(&self, callers: Vec<CallerId>) -> Result<()> {
+    async fn embedded(&self, caller: &CallerId, kind: &str) -> Result<Vec<(ConversationId, u32)>> {
+        let (caller, kind) = (caller.clone(), kind.to_owned());
+        self.0
+            .read(move |db| {
+                let sql = "SELECT conversation_id, ordinal FROM memory_vectors
+                           WHERE caller = ?1 AND model = ?2";
+                query(db, sql, [caller.as_str(), &kind], |row| {
+                    Ok((rows::conversation_id(row)?, row.get("ordinal")?))
+                })
+            })
+            .await
+    }
+
+    async fn want(&self, callers: Vec<CallerId>, urgency: Urgency) -> Result<()> {
         self.0
             .write(move |db| {
                 let mut want = db.prepare_cached(
-                    "INSERT INTO embedding_queue (caller) VALUES (?1)
-                     ON CONFLICT (caller) DO UPDATE SET renewed = renewed + 1",
+                    "INSERT INTO embedding_queue (caller, not_before) VALUES (?1, ?2)
+                     ON CONFLICT (caller) DO UPDATE SET
+                         renewed = renewed + 1, not_before = min(not_before, excluded.not_before)",
                 )?;
                 for caller in callers {
-                    want.execute([caller.as_str()])?;
+                    want.execute(params![caller.as_str(), urgency.not_before()])?;
                 }
                 Ok(())
             })

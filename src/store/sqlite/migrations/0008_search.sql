@@ -21,6 +21,7 @@ CREATE TABLE embedding_queue (
     renewed    INTEGER NOT NULL DEFAULT 0, -- how often it was asked for since
     not_before INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+CREATE INDEX embedding_queue_in_order ON embedding_queue (not_before, id);
 
 -- The model whose vectors every caller has, or is queued for.
 CREATE TABLE embedding_model (
