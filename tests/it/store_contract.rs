@@ -948,7 +948,7 @@ async fn vector_store_contract(store: &dyn VectorStore, ledger: &dyn Ledger) {
     assert_eq!(store.embedded(&nora, "m").await.unwrap().len(), 2);
     // Who only has to be looked through comes after who has just called.
     store
-        .want(vec![caller("+1"), tom.clone()], Urgency::Sometime)
+        .want(vec![caller("+16125550103"), tom.clone()], Urgency::Sometime)
         .await
         .unwrap();
     store.want(vec![tom.clone()], Urgency::Now).await.unwrap();
@@ -956,7 +956,7 @@ async fn vector_store_contract(store: &dyn VectorStore, ledger: &dyn Ledger) {
     assert_eq!(first.caller, tom);
     store.done(&first).await.unwrap();
     let second = store.next(at(30)).await.unwrap().unwrap();
-    assert_eq!(second.caller, caller("+1"));
+    assert_eq!(second.caller, caller("+16125550103"));
     store.done(&second).await.unwrap();
     assert!(store.keep(&wanting, "n", two[1..].to_vec()).await.unwrap());
     assert_eq!(store.vectors(&nora, "m", 100).await.unwrap(), two[..1]);
