@@ -5,11 +5,13 @@
 //! self-introductions count, and whatever looks doubtful is passed over; the
 //! language model may still name the caller afterwards (`caller_name`).
 
+mod candidate;
 mod correction;
 mod evidence;
 mod given;
 mod introduction;
 mod mention;
+mod text;
 mod words;
 
 use std::fmt;
@@ -72,7 +74,7 @@ impl CallerName {
                 .count()
                 <= MAX_CORE_WORDS;
         let parts: Vec<&str> = plain.split(|c: char| !c.is_alphabetic()).collect();
-        if !fits || is_placeholder(name) || introduction::is_order(&parts) {
+        if !fits || is_placeholder(name) || candidate::is_order(&parts) {
             return Err(NotAName);
         }
         Ok(Self(name.into()))

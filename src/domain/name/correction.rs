@@ -6,8 +6,9 @@ use std::borrow::Cow;
 use rustc_hash::FxHashSet;
 
 use super::CallerName;
+use super::candidate::{Manner, name_at};
 use super::evidence::Correction;
-use super::introduction::{Manner, end_of, fold, name_at, straight};
+use super::text::{end_of, fold, straight};
 use super::words::{INTRODUCTIONS, NEGATIONS, NOT, REPORTED, Strength};
 use crate::domain::call_event::{Role, Turn};
 

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use super::CallerName;
-use super::introduction::{agents_names, fold, straight};
+use super::introduction::agents_names;
+use super::text::{fold, straight};
 use super::words::{OTHERS, REPORTED};
 use crate::domain::call_event::{Role, Turn};
 
