@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::index::IndexCell;
 use super::{CallerView, Dependencies, Published};
 use crate::domain::caller_id::CallerId;
 use crate::domain::search::{Index, MAX_INDEXED};
@@ -67,24 +68,34 @@ impl Dependencies {
                 let shown = self.caller_ids.show(caller);
                 tracing::error!(%error, "HTTP error querying memories for {shown}");
             })?;
-            let vectors = match &self.vectors {
-                Some(vectors) if !memories.is_empty() => vectors.of_caller(caller).await,
-                _ => Vec::new(),
-            };
-            let cell = Arc::clone(cell);
+            let has_memories = !memories.is_empty();
+            let place = Arc::clone(cell);
             // Not taken if a call was learned meanwhile: then once more.
-            let built = move || {
-                let mut index = Index::new(memories);
-                index.attach(vectors);
-                cell.load(index, calls, version);
-            };
+            let built = move || place.load(Index::new(memories), calls, version);
             self.compute
                 .run(built)
                 .await
                 .map_err(|e| StoreError::Unavailable(e.to_string()))?;
+            if has_memories {
+                self.attach_vectors(caller, cell).await;
+            }
         }
         Err(StoreError::Unavailable(
             "the memories change faster than they can be read".into(),
         ))
+    }
+
+    /// Read once the index is there: a vector is either found, or whoever makes it
+    /// finds the index.
+    async fn attach_vectors(&self, caller: &CallerId, cell: &Arc<IndexCell>) {
+        let Some(vectors) = &self.vectors else {
+            return;
+        };
+        let vectors = vectors.of_caller(caller).await;
+        if !vectors.is_empty() {
+            let cell = Arc::clone(cell);
+            // A panic leaves out nothing that searches cannot do without.
+            let _ = self.compute.run(move || cell.attach(vectors)).await;
+        }
     }
 }

@@ -27,6 +27,13 @@ pub const MAX_INDEXED: usize = 20_000;
 /// what a search costs whatever is asked.
 const MAX_QUERY_CHARS: usize = 1_000;
 
+/// How many different words of a query are looked for.
+const MAX_QUERY_WORDS: usize = 64;
+
+/// Places of terms that a search looks at. Of a caller who says the same few
+/// words for hours, terms that are only akin to the wanted ones are left out.
+const MAX_POSTINGS: usize = 4_000_000;
+
 /// BM25: how fast repetition of a term saturates.
 const K1: f32 = 1.2;
 /// BM25: how much long memories are held back.
@@ -346,9 +353,14 @@ impl Index {
     fn scores(&self, text: &str, now: Timestamp) -> Option<Vec<(usize, f32)>> {
         let mut scores = Scores::new(self.memories.len());
         let mut is_telling = false;
+        let mut left = MAX_POSTINGS;
         for wanted in self.wanted(text) {
             is_telling = true;
             for (term, weight) in wanted.terms {
+                let Some(rest) = left.checked_sub(self.vocabulary.postings(term).len()) else {
+                    continue;
+                };
+                left = rest;
                 self.score(term, weight * wanted.count, &mut scores);
             }
             scores.end_word();
@@ -381,7 +393,9 @@ impl Index {
         for analyzer in &self.analyzers {
             let mut here: FxHashMap<String, f32> = FxHashMap::default();
             analyzer.words(text, |word| {
-                *here.entry(word.to_owned()).or_default() += 1.0
+                if here.len() < MAX_QUERY_WORDS || here.contains_key(word) {
+                    *here.entry(word.to_owned()).or_default() += 1.0;
+                }
             });
             // One word in several languages is one wish.
             for (word, count) in here {
@@ -405,10 +419,10 @@ impl Index {
             }
             // What says nothing in one language must be found in another.
             let is_telling = !(is_stop_word && terms.is_empty());
-            is_telling.then(|| Wanted {
-                count,
-                terms: terms.into_iter().collect(),
-            })
+            let mut terms: Vec<(u32, f32)> = terms.into_iter().collect();
+            // The word itself first, then those that are nearest.
+            terms.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            is_telling.then_some(Wanted { count, terms })
         });
         wanted.collect()
     }

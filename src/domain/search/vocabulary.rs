@@ -98,22 +98,23 @@ impl Vocabulary {
         if letters.iter().any(|c| c.is_numeric()) {
             return;
         }
-        let alike = |table: &FxHashMap<[char; COMMON], Vec<u32>>, key: Option<[char; COMMON]>| {
-            let ids = key.and_then(|key| table.get(&key).cloned());
-            ids.unwrap_or_default()
-        };
-        for id in alike(&self.beginnings, first_letters(letters.iter().copied())) {
-            let text = &self.terms[id as usize].text;
+        let first = first_letters(letters.iter().copied());
+        let begin = first.and_then(|key| self.beginnings.get(&key));
+        for id in begin.into_iter().flatten() {
+            let text = &self.terms[*id as usize].text;
             if let Some(weight) = begins_alike(&letters, text, language) {
-                found(id, weight);
+                found(*id, weight);
             }
         }
-        if language.has_compounds() {
-            for id in alike(&self.endings, first_letters(letters.iter().rev().copied())) {
-                let text = &*self.terms[id as usize].text;
-                if text != wanted && (text.ends_with(wanted) || wanted.ends_with(text)) {
-                    found(id, COMPOUND_WEIGHT);
-                }
+        if !language.has_compounds() {
+            return;
+        }
+        let last = first_letters(letters.iter().rev().copied());
+        let end = last.and_then(|key| self.endings.get(&key));
+        for id in end.into_iter().flatten() {
+            let text = &*self.terms[*id as usize].text;
+            if text != wanted && (text.ends_with(wanted) || wanted.ends_with(text)) {
+                found(*id, COMPOUND_WEIGHT);
             }
         }
     }
