@@ -22,10 +22,11 @@ use crate::store::{Ledger, MemoryStore, StoreError, Urgency, WantingCaller};
 
 /// Looks for work so often, if nobody says that there is some.
 const ROUND: Duration = Duration::from_secs(2);
-/// Memories embedded with one request.
-const BATCH: usize = 64;
+/// Memories embedded with one request: a question that comes meanwhile waits for
+/// no more than that, where the model does one thing after the other.
+const BATCH: usize = 16;
 /// Batches of one caller before the others have a turn.
-const MAX_BATCHES: usize = 16;
+const MAX_BATCHES: usize = 64;
 /// So many callers in a row whose memories cannot be read are the store's fault:
 /// the round ends.
 const MAX_UNREAD: u32 = 5;
@@ -139,6 +140,9 @@ impl Setup {
                 Err(Failure::Store(error)) => return Err(error),
                 Err(Failure::Service(error)) => {
                     tracing::warn!(%error, "Memories cannot be embedded now; they wait");
+                    if !is_passing(&error) {
+                        shared.pause();
+                    }
                     break;
                 }
             }
@@ -259,6 +263,17 @@ fn is_of_content(error: &OpenAiError) -> bool {
             status: 400 | 413 | 422,
             ..
         } | OpenAiError::Unusable(_)
+    )
+}
+
+/// Whether it may be over in a moment: a wrong key or address is not.
+fn is_passing(error: &OpenAiError) -> bool {
+    matches!(
+        error,
+        OpenAiError::Server { .. }
+            | OpenAiError::RateLimited { .. }
+            | OpenAiError::Timeout
+            | OpenAiError::Network(_)
     )
 }
 

@@ -159,6 +159,16 @@ fn cased_name(words: &[&str], manner: Manner) -> Option<CallerName> {
     if first.chars().filter(|c| c.is_alphabetic()).count() < 2 {
         return None;
     }
+    let lower = first.to_lowercase();
+    // "My name is Wrong in your system", "ich heiße Sie willkommen".
+    let is_ordinary =
+        NO_NAME_AFTER.contains(&&*lower) || !lower.contains('\'') && is_function_word(&lower);
+    if is_ordinary && given_name(&lower).is_none() {
+        return None;
+    }
+    if taken.iter().any(|w| FIRMS.contains(&&*w.to_lowercase())) {
+        return None;
+    }
     let next = words.get(taken.len()).map(|w| fold(w));
     let next = next.as_deref();
     let ends = closed
@@ -200,7 +210,10 @@ fn cased_name(words: &[&str], manner: Manner) -> Option<CallerName> {
         let cores = taken.len() - titles;
         let is_believed = match strength {
             Strength::Clear | Strength::Firm => true,
-            Strength::Phone | Strength::Opening => cores == 1 || known.is_some() || titles > 0,
+            // "Mówi Kowalski", "hier spricht Schmidt".
+            Strength::Opening => cores == 1 || known.is_some() || titles > 0,
+            // "This is Medicare calling."
+            Strength::Phone => known.is_some() || titles > 0,
             Strength::Weak => match known {
                 Some(GivenName::Only) => true,
                 Some(GivenName::Also) => cores > 1 || next.is_some_and(|w| RETURNING.contains(&w)),
@@ -362,6 +375,43 @@ const CLAUSE_STARTS: &[&str] = &[
     "мой",
 ];
 
+/// Words of a firm's name: "this is Chase Bank".
+const FIRMS: &[&str] = &[
+    "bank",
+    "dental",
+    "insurance",
+    "services",
+    "service",
+    "motors",
+    "hotel",
+    "gmbh",
+    "inc",
+    "ltd",
+    "llc",
+    "company",
+    "garage",
+    "clinic",
+    "pharmacy",
+    "group",
+    "solutions",
+    "logistics",
+    "express",
+    "support",
+    "agency",
+    "versicherung",
+    "apotheke",
+    "praxis",
+    "autohaus",
+    "seguros",
+    "banco",
+    "banque",
+    "assurance",
+    "assicurazioni",
+    "verzekering",
+    "försäkring",
+    "ubezpieczenia",
+];
+
 /// What only somebody who rings adds to a name.
 const RETURNING: &[&str] = &[
     "again", "calling", "here", "speaking", "ringing", "igen", "encore", "znowu",
@@ -423,7 +473,7 @@ pub(super) fn capitalised(words: &[&str]) -> String {
         let word = if is_titled(word) {
             word.trim_end_matches(',')
         } else {
-            bare(word)
+            bare(word).trim_matches('\'')
         };
         if i > 0 {
             name.push(' ');

@@ -12,8 +12,8 @@ use super::candidate::{
 use super::given::{GivenName, given_name, is_function_word};
 use super::text::{bare, end_of, fold, is_closed, sentences, straight};
 use super::words::{
-    ASSENTS, BETWEEN, FOLLOWING, INTRODUCTIONS, NAME_QUESTIONS, NO_NAME_QUESTIONS, NOT_NAMES,
-    OPENERS, OTHERS, REPORTED, SPELLING_QUESTIONS, SUPPOSED, Strength,
+    BETWEEN, FOLLOWING, INTRODUCTIONS, NAME_QUESTIONS, NO_NAME_QUESTIONS, NOT_NAMES, OPENERS,
+    OTHERS, REPORTED, SPELLING_QUESTIONS, SUPPOSED, Strength,
 };
 use super::{CallerName, Evidence, MAX_CORE_WORDS, MAX_NAME_WORDS};
 use crate::domain::call_event::{Role, Turn};
@@ -245,7 +245,6 @@ impl<'a> Sentence<'a> {
             let after =
                 end_of(phrase, &self.folded, start).filter(|end| *end < self.words.len())?;
             let strength = match (strength, is_opening) {
-                (Strength::Phone | Strength::Opening, true) => Strength::Phone,
                 (Strength::Phone, false) => Strength::Weak,
                 (Strength::Opening, false) => return None,
                 (other, _) => *other,
@@ -400,7 +399,9 @@ impl<'a> Sentence<'a> {
         if length == 0 || length > MAX_CORE_WORDS + 1 {
             return None;
         }
-        if ASSENTS.contains(&&*self.folded[start]) && given_name(&self.folded[start]).is_none() {
+        // "Wait." is an answer as well: what is no given name is left to others.
+        let is_known = given_name(&self.folded[start]).is_some() || is_titled(words[0]);
+        if !is_known {
             return None;
         }
         let name = name_at(&words[..length], manner)?;

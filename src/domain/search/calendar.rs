@@ -54,6 +54,11 @@ pub(super) struct Days {
 }
 
 impl Days {
+    /// The day of a moment.
+    pub fn of(at: Timestamp) -> Self {
+        Self::one(date_of(at))
+    }
+
     fn one(date: Date) -> Self {
         Self {
             first: date,
@@ -116,6 +121,12 @@ pub(super) fn days_meant(query: &str, language: TextLanguage, now: Timestamp) ->
     let calendar = calendar(language);
     let words = words_of(query);
     let today = date_of(now);
+    let numeric = query
+        .split_whitespace()
+        .find_map(|word| numeric_date(word, today));
+    if let Some(date) = numeric {
+        return Some(Days::one(date));
+    }
     (0..words.len()).find_map(|at| {
         let phrase = calendar.phrase_at(&words, at);
         phrase
@@ -123,6 +134,68 @@ pub(super) fn days_meant(query: &str, language: TextLanguage, now: Timestamp) ->
             .or_else(|| calendar.ago_at(&words, at, today))
             .or_else(|| calendar.last_weekday_at(&words, at, today))
     })
+}
+
+/// "2026-05-08", "08.05.2026", "8.5.": a date without a year is the last one that
+/// was.
+fn numeric_date(word: &str, today: Date) -> Option<Date> {
+    let word = word.trim_matches(|c: char| !c.is_ascii_digit() && c != '.');
+    if let Ok(date) = word.parse::<Date>() {
+        return Some(date);
+    }
+    let mut parts = word.split('.');
+    let day = parts.next()?.parse().ok()?;
+    let month = parts.next()?.parse().ok()?;
+    let date = |year: i16| Date::new(year, month, day).ok();
+    match parts.next()? {
+        "" => date(today.year())
+            .filter(|d| *d <= today)
+            .or_else(|| date(today.year() - 1)),
+        year => date(year.parse().ok()?),
+    }
+}
+
+/// Whether a question is about the last call: "what did we say last time?".
+pub(super) fn means_last_call(query: &str) -> bool {
+    const PHRASES: &[&str] = &[
+        "last call",
+        "last time",
+        "previous call",
+        "last conversation",
+        "most recent call",
+        "most recent conversation",
+        "previous conversation",
+        "letztes mal",
+        "letzten mal",
+        "letzter anruf",
+        "letzten anruf",
+        "letztes gespräch",
+        "letzten gespräch",
+        "última llamada",
+        "última vez",
+        "última conversación",
+        "dernier appel",
+        "dernière fois",
+        "ultima chiamata",
+        "ultima volta",
+        "última ligação",
+        "última chamada",
+        "vorige keer",
+        "laatste gesprek",
+        "laatste keer",
+        "förra samtalet",
+        "förra gången",
+        "senaste samtalet",
+        "ostatnia rozmowa",
+        "ostatniej rozmowie",
+        "ostatnim razem",
+        "последний звонок",
+        "последний раз",
+        "прошлый раз",
+        "последнем разговоре",
+    ];
+    let query = query.to_lowercase();
+    PHRASES.iter().any(|phrase| query.contains(phrase))
 }
 
 fn words_of(text: &str) -> Vec<String> {
@@ -329,6 +402,22 @@ mod tests {
                 Some(("2025-11-20", "2025-11-20")),
             ),
             (TextLanguage::English, "on Tuesday", None),
+            (
+                TextLanguage::English,
+                "2025-05-08?",
+                Some(("2025-05-08", "2025-05-08")),
+            ),
+            (
+                TextLanguage::German,
+                "am 08.05.2025",
+                Some(("2025-05-08", "2025-05-08")),
+            ),
+            (
+                TextLanguage::German,
+                "am 8.12. war was?",
+                Some(("2024-12-08", "2024-12-08")),
+            ),
+            (TextLanguage::German, "3.5 Meter", None),
             (TextLanguage::English, "last order", None),
             (
                 TextLanguage::German,

@@ -49,7 +49,7 @@ const DATE_WEIGHT: f32 = 0.75;
 /// Part of the meaning in a score; the rest is the words'.
 const MEANING_WEIGHT: f32 = 0.4;
 /// How much a memory of the time that a query names is worth, in rare words.
-const TIME_WEIGHT: f32 = 1.0;
+const TIME_WEIGHT: f32 = 2.0;
 
 /// What is searched for.
 #[derive(Debug, Clone, Copy)]
@@ -299,7 +299,7 @@ impl Index {
             let agent = self.memories[*position].agent.as_ref();
             agent.is_none_or(|agent| agent == query.agent)
         };
-        let mut by_words = self.scores(text, query.now);
+        let mut by_words = self.scores(query, text);
         if let Some(scores) = &mut by_words {
             scores.retain(is_visible);
         }
@@ -316,7 +316,7 @@ impl Index {
         scores.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then_with(|| self.by_age(a.0, b.0)));
         let mut best: Vec<usize> = Vec::with_capacity(MAX_RESULTS);
         // What was so at a time that is named is told as it was then.
-        let is_of_then = self.days_meant(text, query.now).is_some();
+        let is_of_then = self.days_meant(query, text).is_some();
         for (position, _) in scores {
             let group = self.groups[position];
             if best.iter().any(|told| self.groups[*told] == group) {
@@ -350,7 +350,7 @@ impl Index {
     }
 
     /// BM25 of each memory that matches; `None` if the query has no telling word.
-    fn scores(&self, text: &str, now: Timestamp) -> Option<Vec<(usize, f32)>> {
+    fn scores(&self, query: &Query<'_>, text: &str) -> Option<Vec<(usize, f32)>> {
         let mut scores = Scores::new(self.memories.len());
         let mut is_telling = false;
         let mut left = MAX_POSTINGS;
@@ -365,7 +365,7 @@ impl Index {
             }
             scores.end_word();
         }
-        if let Some(days) = self.days_meant(text, now) {
+        if let Some(days) = self.days_meant(query, text) {
             is_telling = true;
             let said_then = |m: &Memory| days.contain(m.timestamp);
             let meant = self.memories.iter().filter(|m| said_then(m)).count();
@@ -381,9 +381,19 @@ impl Index {
     }
 
     /// The days of a time that a question names, in any of the languages.
-    fn days_meant(&self, text: &str, now: Timestamp) -> Option<calendar::Days> {
+    fn days_meant(&self, query: &Query<'_>, text: &str) -> Option<calendar::Days> {
+        if calendar::means_last_call(text) {
+            let visible = |m: &&Memory| m.agent.as_ref().is_none_or(|a| a == query.agent);
+            let last = self
+                .memories
+                .iter()
+                .filter(visible)
+                .map(|m| m.timestamp)
+                .max();
+            return last.map(calendar::Days::of);
+        }
         let mut languages = self.analyzers.iter().map(Analyzer::language);
-        languages.find_map(|language| calendar::days_meant(text, language, now))
+        languages.find_map(|language| calendar::days_meant(text, language, query.now))
     }
 
     /// The query's words, and for each the terms that it finds: read in all
@@ -753,6 +763,14 @@ mod tests {
             Some("The pump makes a noise")
         );
         assert_eq!(ask("yesterday").as_deref(), Some("The lamp is broken"));
+        assert_eq!(
+            ask("what did we say last time?").as_deref(),
+            Some("The lamp is broken")
+        );
+        assert_eq!(
+            ask("am 18.11.2025").as_deref(),
+            Some("The pump makes a noise")
+        );
     }
 
     #[test]
