@@ -17,8 +17,7 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::breaker::Breaker;
-use super::openai::{self, Budget, OpenAiLimits};
+use super::openai::{self, Budget, OpenAiLimits, Service};
 use super::slot::Slot;
 use crate::clients::{Embedded, Embeddings, OpenAiError, TextRole};
 use crate::domain::caller_id::CallerId;
@@ -59,14 +58,6 @@ struct Shared {
     /// Questions under way, those that are late included.
     under_way: Arc<Semaphore>,
     service: Mutex<Service>,
-}
-
-/// What is known of the service, from its answers.
-#[derive(Default)]
-struct Service {
-    breaker: Breaker,
-    /// The server has asked to be left alone until then.
-    pause_until: Option<Instant>,
 }
 
 impl MemoryVectors {
@@ -187,26 +178,15 @@ impl Shared {
             .err()
             .map_or(OpenAiOutcome::Success, openai::outcome);
         self.metrics.embeddings_requests.get(outcome).increment(1);
-        let now = Instant::now();
-        let mut service = self.service();
-        match &result {
-            Ok(embedded) => {
-                service.breaker.succeeded();
-                self.metrics.embeddings_tokens.increment(embedded.tokens);
-            }
-            Err(OpenAiError::Refused { .. } | OpenAiError::Unusable(_)) => {
-                service.breaker.succeeded();
-            }
-            Err(OpenAiError::RateLimited { retry_after }) => {
-                service.breaker.succeeded();
-                let wait = retry_after.unwrap_or(LONGEST_PAUSE / 6).min(LONGEST_PAUSE);
-                service.pause_until = service.pause_until.max(Some(now + wait));
-            }
-            Err(error) => {
-                if service.breaker.failed(now) {
-                    tracing::warn!(%error, "Embeddings keep failing; they are left alone for a while");
-                }
-            }
+        if let Ok(embedded) = &result {
+            self.metrics.embeddings_tokens.increment(embedded.tokens);
+        }
+        let pause =
+            |asked: Option<Duration>| Some(asked.unwrap_or(LONGEST_PAUSE / 6).min(LONGEST_PAUSE));
+        let error = result.as_ref().err();
+        let opened = self.service().judge(error, pause);
+        if let Some(error) = error.filter(|_| opened) {
+            tracing::warn!(%error, "Embeddings keep failing; they are left alone for a while");
         }
         result
     }

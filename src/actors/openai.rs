@@ -83,10 +83,38 @@ struct Shared {
 
 /// What is known of the service, from its answers.
 #[derive(Default)]
-struct Service {
-    breaker: Breaker,
+pub(super) struct Service {
+    pub breaker: Breaker,
     /// The server has asked to be left alone until then.
-    pause_until: Option<Instant>,
+    pub pause_until: Option<Instant>,
+}
+
+impl Service {
+    /// Learns from an answer; `pause` is how long a 429 is obeyed, by how long it
+    /// asks to wait. True if this opened the breaker.
+    pub fn judge(
+        &mut self,
+        error: Option<&OpenAiError>,
+        pause: impl FnOnce(Option<Duration>) -> Option<Duration>,
+    ) -> bool {
+        let now = Instant::now();
+        match error {
+            // A refused or unusable request says that the service works.
+            None | Some(OpenAiError::Refused { .. } | OpenAiError::Unusable(_)) => {
+                self.breaker.succeeded();
+                false
+            }
+            // Not a fault of the service; everybody waits as long as asked,
+            // and no other answer shortens that.
+            Some(OpenAiError::RateLimited { retry_after }) => {
+                self.breaker.succeeded();
+                let asked = pause(*retry_after).map(|wait| now + wait);
+                self.pause_until = self.pause_until.max(asked);
+                false
+            }
+            Some(_) => self.breaker.failed(now),
+        }
+    }
 }
 
 /// What became of one try.
@@ -216,25 +244,10 @@ impl Shared {
 
     /// Tells the breaker what the answer says about the service.
     fn judge(&self, result: &Result<OpenAiAnswer, OpenAiError>) {
-        let now = Instant::now();
         let mut service = self.service();
-        match result {
-            // A refused or unusable request says that the service works.
-            Ok(_) | Err(OpenAiError::Refused { .. } | OpenAiError::Unusable(_)) => {
-                service.breaker.succeeded();
-            }
-            // Not a fault of the service; everybody waits as long as asked,
-            // and no other answer shortens that.
-            Err(OpenAiError::RateLimited { retry_after }) => {
-                service.breaker.succeeded();
-                let asked = retry_after.map(|wait| now + wait.min(LONGEST_PAUSE));
-                service.pause_until = service.pause_until.max(asked);
-            }
-            Err(_) => {
-                if service.breaker.failed(now) {
-                    tracing::warn!("OpenAI keeps failing; it is left alone for a while");
-                }
-            }
+        let error = result.as_ref().err();
+        if service.judge(error, |asked| asked.map(|wait| wait.min(LONGEST_PAUSE))) {
+            tracing::warn!("OpenAI keeps failing; it is left alone for a while");
         }
         let open = f64::from(u8::from(service.breaker.is_open()));
         self.metrics.openai_breaker_open.set(open);

@@ -22,10 +22,10 @@ const MAX_CONTEXT_CHARS: usize = 600;
 
 /// A turn up to this long, in characters, says little without what was asked:
 /// "Yes, on Tuesdays."
-pub const SHORT_TURN: usize = 60;
+const SHORT_TURN: usize = 60;
 /// How much of what the agent had asked goes with a short turn, in characters,
 /// its end.
-pub const MAX_ASKED: usize = 160;
+const MAX_ASKED: usize = 160;
 /// How much of a memory an embeddings model is given, in characters: more than
 /// anybody says in a turn, less than any model takes.
 const MAX_PASSAGE_CHARS: usize = 1_500;
@@ -111,15 +111,30 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// What the agent had asked, its end, where the turn says little without it;
+    /// else nothing.
+    #[must_use]
+    pub fn asked(&self) -> &str {
+        if self.content.chars().count() > SHORT_TURN {
+            return "";
+        }
+        end_of(&self.before, MAX_ASKED)
+    }
+
     /// What an embeddings model is given of it: of a short turn what was asked,
     /// too.
     #[must_use]
     pub fn passage(&self) -> String {
-        let asked = end_of(&self.before, MAX_ASKED);
-        if self.content.chars().count() > SHORT_TURN || asked.is_empty() {
-            return shortened(self.content.clone(), MAX_PASSAGE_CHARS);
+        match self.asked() {
+            "" => shortened(self.content.clone(), MAX_PASSAGE_CHARS),
+            asked => format!("{asked}\n{}", self.content),
         }
-        format!("{asked}\n{}", self.content)
+    }
+
+    /// Whether an agent may know it.
+    #[must_use]
+    pub fn is_known_to(&self, agent: &AgentId) -> bool {
+        self.agent.as_ref().is_none_or(|own| own == agent)
     }
 
     /// Whether both are the caller's turns in one call: neighbours, where they
@@ -206,8 +221,7 @@ pub fn of_call(call: &Call, agent: &AgentId) -> Vec<Memory> {
 }
 
 /// The last `most` characters of what was said, whole words.
-#[must_use]
-pub fn end_of(text: &str, most: usize) -> &str {
+fn end_of(text: &str, most: usize) -> &str {
     let text = text.trim();
     let start = text.char_indices().nth_back(most).map(|(at, _)| at);
     let Some(start) = start else {

@@ -8,7 +8,7 @@ use super::words::{
     BETWEEN, INSTRUCTIONS, MAY_FOLLOW, NO_NAME_AFTER, NOT_NAMES, OPENERS, OTHERS, PARTICLES,
     RELATIVE, RINGS, Strength,
 };
-use super::{CallerName, MAX_CORE_WORDS, MAX_NAME_WORDS};
+use super::{CallerName, MAX_CORE_WORDS, MAX_NAME_WORDS, is_particle, is_title};
 
 /// A name spelled letter by letter: "A-O-I-F-E", "S T E F A N".
 pub(super) fn spelled(text: &str) -> Option<CallerName> {
@@ -131,8 +131,8 @@ fn cased_name(words: &[&str], manner: Manner) -> Option<CallerName> {
     let mut closed = false;
     for word in words.iter().take(MAX_NAME_WORDS) {
         let lower = fold(word);
-        let titled = is_titled(word);
-        let particle = !taken.is_empty() && PARTICLES.contains(&word.to_lowercase().as_str());
+        let titled = is_title(word);
+        let particle = !taken.is_empty() && is_particle(word);
         let is_no_name = NOT_NAMES.contains(&&*lower)
             && !titled
             && !(taken.is_empty() && manner.may_be_ambiguous(word, words.get(1)));
@@ -153,7 +153,7 @@ fn cased_name(words: &[&str], manner: Manner) -> Option<CallerName> {
     while taken.last().is_some_and(|w| PARTICLES.contains(w)) {
         taken.pop();
     }
-    let titles = taken.iter().take_while(|w| is_titled(w)).count();
+    let titles = taken.iter().take_while(|w| is_title(w)).count();
     let first = taken.get(titles)?;
     // "K as in Karen" is a spelling.
     if first.chars().filter(|c| c.is_alphabetic()).count() < 2 {
@@ -161,9 +161,10 @@ fn cased_name(words: &[&str], manner: Manner) -> Option<CallerName> {
     }
     let lower = first.to_lowercase();
     // "My name is Wrong in your system", "ich heiße Sie willkommen".
+    let known = given_name(&lower);
     let is_ordinary =
         NO_NAME_AFTER.contains(&&*lower) || !lower.contains('\'') && is_function_word(&lower);
-    if is_ordinary && given_name(&lower).is_none() {
+    if is_ordinary && known.is_none() {
         return None;
     }
     if taken.iter().any(|w| FIRMS.contains(&&*w.to_lowercase())) {
@@ -180,7 +181,6 @@ fn cased_name(words: &[&str], manner: Manner) -> Option<CallerName> {
     if !cased && taken.len() > 2 {
         return None;
     }
-    let known = given_name(&first.to_lowercase());
     if !ends {
         // Without a pause the next capital may begin another thought, or be a
         // German noun: only the first word is sure, and only if capitals mean
@@ -201,7 +201,7 @@ fn cased_name(words: &[&str], manner: Manner) -> Option<CallerName> {
             || is_several(next, words, taken.len())
             || taken
                 .iter()
-                .any(|w| OTHERS.contains(&&*w.to_lowercase()) && !is_titled(w))
+                .any(|w| OTHERS.contains(&&*w.to_lowercase()) && !is_title(w))
         {
             return None;
         }
@@ -261,7 +261,7 @@ fn plain_name(words: &[&str], manner: Manner) -> Option<CallerName> {
     if first.ends_with("'s") || first.contains(|c: char| c.is_numeric()) {
         return None;
     }
-    if is_titled(words[0]) {
+    if is_title(words[0]) {
         let is_named = is_surname(1) && ends_after(1);
         return is_named.then(|| CallerName::parse(&capitalised(&words[..2])).ok())?;
     }
@@ -363,7 +363,6 @@ const CLAUSE_STARTS: &[&str] = &[
     "mam",
     "mój",
     "moja",
-    "i",
     "chcę",
     "chciałbym",
     "chciałabym",
@@ -452,14 +451,6 @@ fn is_ordinary(word: &str) -> bool {
     NOT_NAMES.contains(&word) || INSTRUCTIONS.contains(&word) || BETWEEN.contains(&word)
 }
 
-pub(super) fn is_titled(word: &str) -> bool {
-    super::is_title(word)
-}
-
-pub(super) fn is_particle(word: &str) -> bool {
-    PARTICLES.contains(&word.to_lowercase().as_str())
-}
-
 /// Whether a word's script has no capitals.
 fn has_no_case(word: &str) -> bool {
     word.chars().any(char::is_alphabetic)
@@ -470,7 +461,7 @@ fn has_no_case(word: &str) -> bool {
 pub(super) fn capitalised(words: &[&str]) -> String {
     let mut name = String::new();
     for (i, word) in words.iter().enumerate() {
-        let word = if is_titled(word) {
+        let word = if is_title(word) {
             word.trim_end_matches(',')
         } else {
             bare(word).trim_matches('\'')

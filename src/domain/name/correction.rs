@@ -116,8 +116,9 @@ impl<'a> Said<'a> {
             return None;
         };
         let used = self.folded.get(wrong)?;
-        let is_used = self.agents.contains(&**used)
-            || inflections(used).any(|form| self.agents.contains(form.as_str()));
+        let mut forms = ENDINGS.iter().map(|ending| format!("{used}{ending}"));
+        let is_used =
+            self.agents.contains(&**used) || forms.any(|form| self.agents.contains(&form));
         if !is_used {
             return None;
         }
@@ -138,17 +139,19 @@ impl<'a> Said<'a> {
     }
 }
 
-/// "Panie Marianie": a name as it is declined where it is called.
-fn inflections(name: &str) -> impl Iterator<Item = String> {
-    const ENDINGS: &[&str] = &["a", "e", "ie", "u", "o", "em", "owi", "у", "а", "е", "ом"];
-    ENDINGS.iter().map(move |ending| format!("{name}{ending}"))
+/// "Panie Marianie": what is added to a name where it is declined.
+const ENDINGS: &[&str] = &["a", "e", "ie", "u", "o", "em", "owi", "у", "а", "е", "ом"];
+
+/// Whether a word is a name, declined perhaps; both in lower case.
+fn is_form_of(word: &str, name: &str) -> bool {
+    let ending = word.strip_prefix(name);
+    ending.is_some_and(|ending| ending.is_empty() || ENDINGS.contains(&ending))
 }
 
 /// Whether a text calls somebody by a name, declined perhaps.
 pub(super) fn is_called(name: &CallerName, text: &str) -> bool {
     let name = name.first_word().to_lowercase();
-    let mut words = lower_words(text);
-    words.any(|word| word == name || inflections(&name).any(|form| form == word))
+    lower_words(text).any(|word| is_form_of(&word, &name))
 }
 
 /// Whether a text addresses somebody by a name: "thanks, David", "Herr Maier".
@@ -195,10 +198,9 @@ pub(super) fn is_addressed(name: &CallerName, text: &str) -> bool {
     ];
     let name = name.first_word().to_lowercase();
     let words: Vec<String> = lower_words(text).collect();
-    words.windows(2).any(|pair| {
-        let is_name = pair[1] == name || inflections(&name).any(|form| form == pair[1]);
-        is_name && BEFORE.contains(&pair[0].as_str())
-    })
+    words
+        .windows(2)
+        .any(|pair| is_form_of(&pair[1], &name) && BEFORE.contains(&pair[0].as_str()))
 }
 
 fn lower_words(text: &str) -> impl Iterator<Item = String> {

@@ -6,16 +6,14 @@ use std::sync::LazyLock;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::candidate::{
-    Manner, capitalised, is_particle, is_titled, name_at, spelled, starts_like_a_name,
-};
+use super::candidate::{Manner, capitalised, name_at, spelled, starts_like_a_name};
 use super::given::{GivenName, given_name, is_function_word};
 use super::text::{bare, end_of, fold, is_closed, sentences, straight};
 use super::words::{
     BETWEEN, FOLLOWING, INTRODUCTIONS, NAME_QUESTIONS, NO_NAME_QUESTIONS, NOT_NAMES, OPENERS,
     OTHERS, REPORTED, SPELLING_QUESTIONS, SUPPOSED, Strength,
 };
-use super::{CallerName, Evidence, MAX_CORE_WORDS, MAX_NAME_WORDS};
+use super::{CallerName, Evidence, MAX_CORE_WORDS, MAX_NAME_WORDS, is_particle, is_title};
 use crate::domain::call_event::{Role, Turn};
 
 /// The caller's name from the caller's own turns, and how it was given: the
@@ -60,38 +58,33 @@ enum Wanted {
 
 /// Whether the agent's turn right before asks for the name, or how it is spelled.
 fn asked_for_name(turns: &[Turn], position: usize) -> bool {
-    let Some(before) = position.checked_sub(1).map(|i| &turns[i]) else {
+    let question = question_before(turns, position);
+    if holds(&question, NO_NAME_QUESTIONS) {
         return false;
+    }
+    holds(&question, NAME_QUESTIONS)
+        || holds(&question, SPELLING_QUESTIONS)
+            && position >= 3
+            && holds(&question_before(turns, position - 2), NAME_QUESTIONS)
+}
+
+fn holds(question: &str, phrases: &[&str]) -> bool {
+    phrases.iter().any(|phrase| question.contains(phrase))
+}
+
+/// What the agent asks last right before a turn, in lower case: callers answer
+/// that. Nothing if it is not the agent who speaks there.
+fn question_before(turns: &[Turn], position: usize) -> String {
+    let before = position.checked_sub(1).map(|i| &turns[i]);
+    let Some(before) = before.filter(|turn| turn.role == Role::Agent) else {
+        return String::new();
     };
-    if before.role != Role::Agent {
-        return false;
-    }
-    let question = last_question(&straight(&before.text)).to_lowercase();
-    let has = |phrases: &[&str]| phrases.iter().any(|phrase| question.contains(phrase));
-    if has(NO_NAME_QUESTIONS) {
-        return false;
-    }
-    has(NAME_QUESTIONS)
-        || has(SPELLING_QUESTIONS) && position >= 3 && asked_directly(turns, position - 2)
-}
-
-/// The same without the spelling, which is asked for once.
-fn asked_directly(turns: &[Turn], position: usize) -> bool {
-    let before = &turns[position - 1];
-    let question = last_question(&straight(&before.text)).to_lowercase();
-    before.role == Role::Agent && NAME_QUESTIONS.iter().any(|q| question.contains(q))
-}
-
-/// What an agent asks last: callers answer that.
-fn last_question(text: &str) -> String {
-    let ended: Vec<&str> = sentences(text).collect();
-    let asked = ended
-        .iter()
-        .rev()
-        .find(|sentence| sentence.trim_end().ends_with('?'));
-    let last = asked.or(ended.last());
-    last.map(|sentence| (*sentence).to_owned())
-        .unwrap_or_default()
+    let text = straight(&before.text);
+    let ended: Vec<&str> = sentences(&text).collect();
+    let mut latest = ended.iter().rev();
+    let asked = latest.find(|sentence| sentence.trim_end().ends_with('?'));
+    let last = asked.or(ended.last()).copied();
+    last.unwrap_or_default().to_lowercase()
 }
 
 /// Names by which the agent calls itself: "this is Margaret, right?" asks for
@@ -287,10 +280,9 @@ impl<'a> Sentence<'a> {
 
     /// "Nora here", what introduces beginning at `at`.
     fn named_before(&self, at: usize, at_start: bool) -> Option<CallerName> {
-        let phrase = FOLLOWING
-            .iter()
-            .find(|phrase| end_of(phrase, &self.folded, at).is_some())?;
-        let end = end_of(phrase, &self.folded, at)?;
+        let mut phrases = FOLLOWING.iter();
+        let (phrase, end) =
+            phrases.find_map(|phrase| Some((phrase, end_of(phrase, &self.folded, at)?)))?;
         // "right here" and "hier" may stand behind anything.
         let is_sure = !matches!(*phrase, "here" | "hier" | "här");
         let is_introduction = matches!(
@@ -305,7 +297,7 @@ impl<'a> Sentence<'a> {
             let name = &self.words[from..at];
             let paused = name[..length - 1]
                 .iter()
-                .any(|w| is_closed(w) && !is_titled(w));
+                .any(|w| is_closed(w) && !is_title(w));
             if paused || !self.is_opening(from) || OPENERS.contains(&&*self.folded[from]) {
                 continue;
             }
@@ -318,7 +310,7 @@ impl<'a> Sentence<'a> {
                 None => {
                     let is_cased = self.is_cased
                         && name.iter().all(|w| starts_like_a_name(w) || is_particle(w));
-                    is_titled(name[0]) && length > 1 || is_cased && (is_sure || length > 1)
+                    is_title(name[0]) && length > 1 || is_cased && (is_sure || length > 1)
                 }
             };
             let ordinary = self.folded[from..at].iter().any(|w| {
@@ -391,7 +383,7 @@ impl<'a> Sentence<'a> {
         let is_last = |at: &usize| {
             let next = self.folded.get(start + at + 1);
             let thanks = next.is_some_and(|w| POLITE.contains(&&**w));
-            thanks || is_closed(words[*at]) && !is_titled(words[*at])
+            thanks || is_closed(words[*at]) && !is_title(words[*at])
         };
         let length = (0..words.len())
             .find(is_last)
@@ -400,7 +392,7 @@ impl<'a> Sentence<'a> {
             return None;
         }
         // "Wait." is an answer as well: what is no given name is left to others.
-        let is_known = given_name(&self.folded[start]).is_some() || is_titled(words[0]);
+        let is_known = given_name(&self.folded[start]).is_some() || is_title(words[0]);
         if !is_known {
             return None;
         }

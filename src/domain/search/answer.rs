@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::calendar;
 use super::text_language::TextLanguage;
-use crate::domain::memory::{MAX_ASKED, Memory, SHORT_TURN, Sector, end_of};
+use crate::domain::memory::{Memory, Sector};
 
 /// Room of an answer, in characters of all contents together. What an agent
 /// reads of it in the middle of a call; more would slow its reply.
@@ -96,9 +96,8 @@ impl<'a> Part<'a> {
     }
 
     fn show_question(&mut self, room: &mut usize) {
-        let needs_it = self.memory.content.chars().count() <= SHORT_TURN;
-        let asked = end_of(&self.memory.before, MAX_ASKED);
-        if needs_it && asked.ends_with(['?', '？', '؟']) {
+        let asked = self.memory.asked();
+        if asked.ends_with(['?', '？', '؟']) {
             let line = format!("[Agent: {asked}]");
             self.asked = take(room, &line).then_some(line);
         }

@@ -16,7 +16,7 @@ struct Calendar {
     months: [&'static str; 12],
     /// From Monday on.
     weekdays: [&'static str; 7],
-    /// Before and after a date in a sentence, and between day, month and year.
+    /// Before a date in a sentence, behind its day, and behind its month.
     on: (&'static str, &'static str, &'static str),
     /// Phrases for a time, whole words in lower case.
     phrases: &'static [(&'static str, When)],
@@ -42,9 +42,6 @@ enum When {
     Month(i32),
     Year(i32),
 }
-
-/// A day from which any span of a phrase can be counted.
-const ANY_DAY: Date = jiff::civil::date(2000, 1, 1);
 
 /// Days from the first to the last, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,15 +90,9 @@ pub(super) fn date_words(at: Timestamp, language: TextLanguage) -> String {
 pub(super) fn on_date(at: Timestamp, language: TextLanguage) -> String {
     let calendar = calendar(language);
     let date = date_of(at);
-    let (before, after, between) = calendar.on;
-    format!(
-        "{before}{}{between}{}{}{}{}",
-        date.day(),
-        calendar.month(date),
-        if between == " de " { " de " } else { " " },
-        date.year(),
-        after
-    )
+    let (before, behind_day, behind_month) = calendar.on;
+    let (day, month, year) = (date.day(), calendar.month(date), date.year());
+    format!("{before}{day}{behind_day}{month}{behind_month}{year}")
 }
 
 /// Whether a text speaks of a time that only its date tells: "tomorrow".
@@ -110,7 +101,7 @@ pub(super) fn is_relative(text: &str, language: TextLanguage) -> bool {
     let words = words_of(text);
     (0..words.len()).any(|at| {
         calendar.phrase_at(&words, at).is_some()
-            || calendar.ago_at(&words, at, ANY_DAY).is_some()
+            || calendar.ago_at(&words, at).is_some()
             || calendar.weekdays.contains(&words[at].as_str())
     })
 }
@@ -131,7 +122,7 @@ pub(super) fn days_meant(query: &str, language: TextLanguage, now: Timestamp) ->
         let phrase = calendar.phrase_at(&words, at);
         phrase
             .and_then(|when| when.days(today))
-            .or_else(|| calendar.ago_at(&words, at, today))
+            .or_else(|| calendar.ago_at(&words, at)?.days(today))
             .or_else(|| calendar.last_weekday_at(&words, at, today))
     })
 }
@@ -262,7 +253,7 @@ impl Calendar {
     }
 
     /// "two weeks ago", "vor zwei Wochen".
-    fn ago_at(&self, words: &[String], at: usize, today: Date) -> Option<Days> {
+    fn ago_at(&self, words: &[String], at: usize) -> Option<When> {
         let word = |i: usize| words.get(i).map_or("", String::as_str);
         let stand_at = |place: usize, expected: &str| {
             let expected = expected.split_whitespace();
@@ -277,16 +268,15 @@ impl Calendar {
             let count = self.number(word(place))?;
             let unit = word(place + 1);
             stand_at(place + 2, after)?;
-            let when = if self.days.contains(&unit) {
-                When::Day(count)
+            if self.days.contains(&unit) {
+                Some(When::Day(count))
             } else if self.weeks.contains(&unit) {
-                When::Week(count)
+                Some(When::Week(count))
             } else if self.months_long.contains(&unit) {
-                When::Month(count)
+                Some(When::Month(count))
             } else {
-                return None;
-            };
-            when.days(today)
+                None
+            }
         })
     }
 

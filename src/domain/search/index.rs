@@ -11,9 +11,7 @@ use super::calendar;
 use super::text_language::TextLanguage;
 use super::vocabulary::Vocabulary;
 use crate::domain::ids::AgentId;
-use crate::domain::memory::{
-    MAX_ASKED, Memory, MemoryKind, MemoryVector, SHORT_TURN, end_of, fact_key,
-};
+use crate::domain::memory::{Memory, MemoryKind, MemoryVector, fact_key};
 use crate::domain::vector::Vector;
 
 /// Most memories returned by a search (design, `search-data`).
@@ -93,6 +91,29 @@ type Terms = Vec<u32>;
 /// The terms of words met before: stemming is most of the work.
 type Known = FxHashMap<(u8, Box<str>), Option<u32>>;
 
+/// Reads texts of one language.
+struct Reader<'a> {
+    language: u8,
+    analyzer: &'a Analyzer,
+    vocabulary: &'a mut Vocabulary,
+    known: &'a mut Known,
+}
+
+impl Reader<'_> {
+    fn terms(&mut self, text: &str) -> Terms {
+        let mut terms = Terms::new();
+        self.analyzer.words(text, |word| {
+            let key = (self.language, Box::from(word));
+            let term = *self.known.entry(key).or_insert_with(|| {
+                let term = self.analyzer.term(word)?;
+                Some(self.vocabulary.intern(&term))
+            });
+            terms.extend(term);
+        });
+        terms
+    }
+}
+
 impl Index {
     /// An index over memories in the order in which they were stored.
     #[must_use]
@@ -110,10 +131,14 @@ impl Index {
         let mut known = Known::default();
         let own: Vec<Terms> = (first..self.memories.len())
             .map(|position| {
-                let text = std::mem::take(&mut self.memories[position].content);
-                let terms = self.terms(&text, position, &mut known);
-                self.memories[position].content = text;
-                terms
+                let language = self.languages[position];
+                let mut reader = Reader {
+                    language,
+                    analyzer: &self.analyzers[usize::from(language)],
+                    vocabulary: &mut self.vocabulary,
+                    known: &mut known,
+                };
+                reader.terms(&self.memories[position].content)
             })
             .collect();
         for position in first..self.memories.len() {
@@ -195,30 +220,19 @@ impl Index {
         self.analyzers[usize::from(self.languages[position])].language()
     }
 
-    /// The terms of a text in the language of a memory.
-    fn terms(&mut self, text: &str, position: usize, known: &mut Known) -> Terms {
-        let place = self.languages[position];
-        let analyzer = &self.analyzers[usize::from(place)];
-        let vocabulary = &mut self.vocabulary;
-        let mut terms = Terms::new();
-        analyzer.words(text, |word| {
-            let key = (place, Box::from(word));
-            let term = *known
-                .entry(key)
-                .or_insert_with(|| analyzer.term(word).map(|term| vocabulary.intern(&term)));
-            terms.extend(term);
-        });
-        terms
-    }
-
     fn add(&mut self, position: usize, first: usize, own: &[Terms], known: &mut Known) {
         let memory = &self.memories[position];
-        let (before, after) = (memory.before.clone(), memory.after.clone());
         let date = calendar::date_words(memory.timestamp, self.language_of(position));
-        let before = self.terms(&before, position, known);
-        let after = self.terms(&after, position, known);
-        let date = self.terms(&date, position, known);
-        let memory = &self.memories[position];
+        let language = self.languages[position];
+        let mut reader = Reader {
+            language,
+            analyzer: &self.analyzers[usize::from(language)],
+            vocabulary: &mut self.vocabulary,
+            known,
+        };
+        let before = reader.terms(&memory.before);
+        let after = reader.terms(&memory.after);
+        let date = reader.terms(&date);
         let mut weighted = vec![
             (&own[position - first], 1.0),
             (&before, BEFORE_WEIGHT),
@@ -295,11 +309,10 @@ impl Index {
     fn best(&self, query: &Query<'_>) -> Vec<usize> {
         let end = query.text.char_indices().nth(MAX_QUERY_CHARS);
         let text = end.map_or(query.text, |(end, _)| &query.text[..end]);
-        let is_visible = |(position, _): &(usize, f32)| {
-            let agent = self.memories[*position].agent.as_ref();
-            agent.is_none_or(|agent| agent == query.agent)
-        };
-        let mut by_words = self.scores(query, text);
+        let is_visible =
+            |(position, _): &(usize, f32)| self.memories[*position].is_known_to(query.agent);
+        let days = self.days_meant(query, text);
+        let mut by_words = self.scores(text, days);
         if let Some(scores) = &mut by_words {
             scores.retain(is_visible);
         }
@@ -316,14 +329,13 @@ impl Index {
         scores.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then_with(|| self.by_age(a.0, b.0)));
         let mut best: Vec<usize> = Vec::with_capacity(MAX_RESULTS);
         // What was so at a time that is named is told as it was then.
-        let is_of_then = self.days_meant(query, text).is_some();
         for (position, _) in scores {
             let group = self.groups[position];
             if best.iter().any(|told| self.groups[*told] == group) {
                 continue;
             }
             let newest = self.newest[group as usize] as usize;
-            best.push(if is_of_then { position } else { newest });
+            best.push(if days.is_some() { position } else { newest });
             if best.len() == MAX_RESULTS {
                 break;
             }
@@ -350,7 +362,7 @@ impl Index {
     }
 
     /// BM25 of each memory that matches; `None` if the query has no telling word.
-    fn scores(&self, query: &Query<'_>, text: &str) -> Option<Vec<(usize, f32)>> {
+    fn scores(&self, text: &str, days: Option<calendar::Days>) -> Option<Vec<(usize, f32)>> {
         let mut scores = Scores::new(self.memories.len());
         let mut is_telling = false;
         let mut left = MAX_POSTINGS;
@@ -365,7 +377,7 @@ impl Index {
             }
             scores.end_word();
         }
-        if let Some(days) = self.days_meant(query, text) {
+        if let Some(days) = days {
             is_telling = true;
             let said_then = |m: &Memory| days.contain(m.timestamp);
             let meant = self.memories.iter().filter(|m| said_then(m)).count();
@@ -383,14 +395,8 @@ impl Index {
     /// The days of a time that a question names, in any of the languages.
     fn days_meant(&self, query: &Query<'_>, text: &str) -> Option<calendar::Days> {
         if calendar::means_last_call(text) {
-            let visible = |m: &&Memory| m.agent.as_ref().is_none_or(|a| a == query.agent);
-            let last = self
-                .memories
-                .iter()
-                .filter(visible)
-                .map(|m| m.timestamp)
-                .max();
-            return last.map(calendar::Days::of);
+            let known = self.memories.iter().filter(|m| m.is_known_to(query.agent));
+            return known.map(|m| m.timestamp).max().map(calendar::Days::of);
         }
         let mut languages = self.analyzers.iter().map(Analyzer::language);
         languages.find_map(|language| calendar::days_meant(text, language, query.now))
@@ -506,11 +512,7 @@ fn group_key(memory: &Memory) -> Box<str> {
         key.push_str(fact);
     } else {
         // "Yes, please" to one question is not "Yes, please" to another.
-        let asked = match memory.content.chars().count() {
-            ..=SHORT_TURN => end_of(&memory.before, MAX_ASKED),
-            _ => "",
-        };
-        for text in [memory.content.as_str(), asked] {
+        for text in [memory.content.as_str(), memory.asked()] {
             let folded = fold(&text.to_lowercase());
             key.extend(folded.chars().filter(|c| c.is_alphanumeric()));
             key.push('\n');

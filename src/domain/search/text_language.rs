@@ -1,6 +1,7 @@
 //! The languages whose words can be analysed.
 
 use snowball_stemmers_rs::Algorithm;
+use strum::IntoEnumIterator;
 use whatlang::{Detector, Lang};
 
 use crate::domain::language::Language;
@@ -44,28 +45,11 @@ impl TextLanguage {
     /// The language of a code such as `pt-br`; none for a language without a stemmer.
     #[must_use]
     pub fn of(language: &Language) -> Option<Self> {
-        Some(match language.primary() {
-            "en" => Self::English,
-            "de" => Self::German,
-            "es" => Self::Spanish,
-            "fr" => Self::French,
-            "it" => Self::Italian,
-            "pt" => Self::Portuguese,
-            "nl" => Self::Dutch,
-            "sv" => Self::Swedish,
-            "pl" => Self::Polish,
-            "ru" => Self::Russian,
-            "da" => Self::Danish,
-            "no" | "nb" | "nn" => Self::Norwegian,
-            "fi" => Self::Finnish,
-            "cs" => Self::Czech,
-            "hu" => Self::Hungarian,
-            "ro" => Self::Romanian,
-            "tr" => Self::Turkish,
-            "uk" => Self::Ukrainian,
-            "el" => Self::Greek,
-            _ => return None,
-        })
+        match language.primary() {
+            // The two ways to write it.
+            "nb" | "nn" => Some(Self::Norwegian),
+            code => Self::iter().find(|language| language.code() == code),
+        }
     }
 
     /// The language that a caller's words are in, where they leave no doubt.
@@ -184,8 +168,6 @@ const DETECTED: [(Lang, TextLanguage); 19] = [
 
 #[cfg(test)]
 mod tests {
-    use strum::IntoEnumIterator;
-
     use super::*;
 
     #[test]

@@ -30,7 +30,7 @@ pub(super) static CALENDARS: [Calendar; 10] = [
             "saturday",
             "sunday",
         ],
-        on: ("On ", "", " "),
+        on: ("On ", " ", " "),
         phrases: &[
             ("today", When::Day(0)),
             ("tonight", When::Day(0)),
@@ -79,7 +79,7 @@ pub(super) static CALENDARS: [Calendar; 10] = [
             "samstag",
             "sonntag",
         ],
-        on: ("Am ", "", ". "),
+        on: ("Am ", ". ", " "),
         phrases: &[
             ("heute", When::Day(0)),
             ("gestern", When::Day(1)),
@@ -141,7 +141,7 @@ pub(super) static CALENDARS: [Calendar; 10] = [
             "sábado",
             "domingo",
         ],
-        on: ("El ", "", " de "),
+        on: ("El ", " de ", " de "),
         phrases: &[
             ("hoy", When::Day(0)),
             ("ayer", When::Day(1)),
@@ -188,7 +188,7 @@ pub(super) static CALENDARS: [Calendar; 10] = [
         weekdays: [
             "lundi", "mardi", "mercredi", "jeudi", "vendredi", "samedi", "dimanche",
         ],
-        on: ("Le ", "", " "),
+        on: ("Le ", " ", " "),
         phrases: &[
             ("aujourd'hui", When::Day(0)),
             ("ce soir", When::Day(0)),
@@ -241,7 +241,7 @@ pub(super) static CALENDARS: [Calendar; 10] = [
             "sabato",
             "domenica",
         ],
-        on: ("Il ", "", " "),
+        on: ("Il ", " ", " "),
         phrases: &[
             ("oggi", When::Day(0)),
             ("stasera", When::Day(0)),
@@ -297,7 +297,7 @@ pub(super) static CALENDARS: [Calendar; 10] = [
             "sábado",
             "domingo",
         ],
-        on: ("Em ", "", " de "),
+        on: ("Em ", " de ", " de "),
         phrases: &[
             ("hoje", When::Day(0)),
             ("ontem", When::Day(1)),
@@ -349,7 +349,7 @@ pub(super) static CALENDARS: [Calendar; 10] = [
             "zaterdag",
             "zondag",
         ],
-        on: ("Op ", "", " "),
+        on: ("Op ", " ", " "),
         phrases: &[
             ("vandaag", When::Day(0)),
             ("vanavond", When::Day(0)),
@@ -395,7 +395,7 @@ pub(super) static CALENDARS: [Calendar; 10] = [
         weekdays: [
             "måndag", "tisdag", "onsdag", "torsdag", "fredag", "lördag", "söndag",
         ],
-        on: ("Den ", "", " "),
+        on: ("Den ", " ", " "),
         phrases: &[
             ("idag", When::Day(0)),
             ("i dag", When::Day(0)),
@@ -451,7 +451,7 @@ pub(super) static CALENDARS: [Calendar; 10] = [
             "sobota",
             "niedziela",
         ],
-        on: ("", "", " "),
+        on: ("", " ", " "),
         phrases: &[
             ("dzisiaj", When::Day(0)),
             ("dziś", When::Day(0)),
@@ -514,7 +514,7 @@ pub(super) static CALENDARS: [Calendar; 10] = [
             "суббота",
             "воскресенье",
         ],
-        on: ("", "", " "),
+        on: ("", " ", " "),
         phrases: &[
             ("сегодня", When::Day(0)),
             ("вчера", When::Day(1)),
